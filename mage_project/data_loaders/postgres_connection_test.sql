@@ -1,0 +1,1 @@
+SELECT current_database() AS database, version() AS version, now() AS asked_at

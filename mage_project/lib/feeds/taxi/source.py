@@ -1,0 +1,47 @@
+"""The TLC's monthly trip files: `{base}/{color}_tripdata_{yyyy-mm}.{parquet|csv.gz|csv}`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from mage_project.lib.dataset import Dataset, stage
+from mage_project.lib.errors import NotPublishedError
+from mage_project.lib.feeds.taxi.schema import Conform, conform_to, csv_type, known_color
+from mage_project.lib.formats import open_file
+from mage_project.lib.http import download
+from mage_project.lib.settings import Settings
+
+
+def load_month(
+    color: object, month_start: date, settings: Settings, staged: Path, *, refresh: bool = False
+) -> Dataset:
+    """Fetch one month of `color` and stage it in the declared schema, every row of it.
+
+    The slice is `{color}/{yyyy-mm}`: what this file brought, whatever days its rows claim.
+    Raises ConfigurationError for an unknown colour, NotPublishedError for a month that isn't there
+    (yet), DataError for a file that isn't what it should be.
+    """
+    color = known_color(color)
+    month = f"{month_start:%Y-%m}"
+    what = f"{color} {month}"
+    if month_start > date.today():
+        raise NotPublishedError(f"{what}: the month lies in the future, so there is no file yet. Choose an earlier --date.")
+    url = f"{settings.taxi.base_url}/{color}_tripdata_{month}.{settings.taxi.format}"
+    raw = download(url, settings.raw_folder, settings.http, what=what, refresh=refresh)
+    with open_file(raw.path, settings.taxi.format, partial(csv_type, color), what) as opened:
+        plan = conform_to(color, opened.schema, what, raw.url)
+        batches = _conformed(opened.batches, plan)
+        dataset = stage(batches, plan.schema, staged, slice=f"{color}/{month}", source=raw.url)
+    return dataset.noting(*plan.notices)
+
+
+def _conformed(batches: Iterator[pa.RecordBatch], plan: Conform) -> Iterator[pa.RecordBatch]:
+    rows_before = 0
+    for batch in batches:
+        yield plan.batch(batch, rows_before)
+        rows_before += batch.num_rows

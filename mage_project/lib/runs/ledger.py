@@ -1,0 +1,187 @@
+"""The ledger: one row per run and slice, in the warehouse, written in the sink's own transaction.
+
+`fetched = kept + dropped by rule` and `loaded = kept` hold for every row in state `done`; the table
+has them as constraints, so that not even a hand-written row can say otherwise.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Date,
+    DateTime,
+    MetaData,
+    Table,
+    Text,
+
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.schema import CheckConstraint, CreateSchema
+
+from mage_project.lib.errors import ReconciliationError
+from mage_project.lib.runs.context import RunContext
+from mage_project.lib.settings import ROOT, PostgresSettings
+from mage_project.lib.sinks.postgres_server import engine_for
+from mage_project.lib.sinks.postgres_tables import quoted
+from mage_project.lib.sinks.receipt import Receipt
+
+SCHEMA = "cantrip"
+
+LEDGER = Table(
+    "ledger",
+    MetaData(schema=SCHEMA),
+    Column("run_id", Text, primary_key=True),
+    Column("slice", Text, primary_key=True),
+    Column("pipeline", Text, nullable=False),
+    Column("window_start", Date, nullable=False),
+    Column("window_end", Date, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("fetched", BigInteger),
+    Column("kept", BigInteger),
+    Column("dropped", JSONB, nullable=False),
+    Column("receipts", JSONB, nullable=False),
+    Column("error", Text),
+    Column("code_version", Text, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    Column("finished_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("state IN ('done', 'failed')", name="ledger_state"),
+    CheckConstraint("state = 'failed' OR fetched >= kept", name="ledger_fetched"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a run knows of one slice, before it is written down."""
+
+    run: RunContext
+    slice: str
+    fetched: int | None
+    kept: int | None
+    dropped: dict[str, int]
+
+
+def require_balance(entry: Entry) -> None:
+    """Raise ReconciliationError unless every fetched row was kept or dropped by a named rule."""
+    dropped = sum(entry.dropped.values())
+    if entry.fetched is None or entry.kept is None or entry.fetched != entry.kept + dropped:
+        raise ReconciliationError(
+            f"{entry.slice}: {entry.fetched} rows were fetched, but {entry.kept} kept and {dropped} dropped by rule "
+            "don't add up to that. Nothing was published; run it again, and report this if it stays."
+        )
+
+
+def write_done(connection: Connection, entry: Entry, receipt: Receipt) -> None:
+    """Write a published slice, in the transaction that publishes it."""
+    require_balance(entry)
+    if receipt.rows != entry.kept:
+        raise ReconciliationError(f"{entry.slice}: {entry.kept} rows were kept, but {receipt.rows} loaded. Nothing was published.")
+    _write(connection, entry, "done", {receipt.sink: receipt.as_dict()}, None)
+
+
+def write_failed(server: PostgresSettings, entry: Entry, cause: str) -> None:
+    """Write a failed slice with its cause, in a transaction of its own."""
+    engine = engine_for(server)
+    with engine.begin() as connection:
+        _write(connection, entry, "failed", {}, cause)
+    engine.dispose()
+
+
+def slices(server: PostgresSettings, pipeline: str | None = None) -> list[dict[str, Any]]:
+    """Give the newest entry of every slice and pipeline, oldest window first."""
+    return _read(server, pipeline, newest_only=True)
+
+
+def entries_of(server: PostgresSettings, run_id: str) -> list[dict[str, Any]]:
+    """Give what one run wrote."""
+    return [row for row in _read(server, None, newest_only=False) if row["run_id"] == run_id]
+
+
+def differences(server: PostgresSettings, rows: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """Count every `done` slice in its table; give {(pipeline, slice): what differs}."""
+    found: dict[tuple[str, str], str] = {}
+    engine = engine_for(server)
+    with engine.connect() as connection:
+        for row in rows:
+            where = (row["receipts"].get("postgres") or {}).get("where")
+            if row["state"] != "done" or not where:
+                continue
+            schema, table = where.rpartition("/")[2].split(".", 1)
+            if connection.execute(text("SELECT to_regclass(:name)"), {"name": quoted(schema, table)}).scalar() is None:
+                found[row["pipeline"], row["slice"]] = f"{schema}.{table} is gone"
+                continue
+            count = connection.execute(
+                text(f"SELECT count(*) FROM {quoted(schema, table)} WHERE _slice = :slice"), {"slice": row["slice"]}
+            ).scalar_one()
+            if count != row["kept"]:
+                found[row["pipeline"], row["slice"]] = f"{count:,} rows in {schema}.{table}, {row['kept']:,} in the ledger"
+    engine.dispose()
+    return found
+
+
+def _write(connection: Connection, entry: Entry, state: str, receipts: dict, cause: str | None) -> None:
+    ensure_ledger(connection)
+    values = {
+        "run_id": entry.run.run_id,
+        "slice": entry.slice,
+        "pipeline": entry.run.pipeline,
+        "window_start": entry.run.window.start,
+        "window_end": entry.run.window.end,
+        "state": state,
+        "fetched": entry.fetched,
+        "kept": entry.kept,
+        "dropped": entry.dropped,
+        "receipts": receipts,
+        "error": cause,
+        "code_version": code_version(),
+        "started_at": entry.run.started_at,
+        "finished_at": datetime.now(UTC),
+    }
+    statement = insert(LEDGER).values(values)
+    merged = {**values, "receipts": LEDGER.c.receipts.op("||")(statement.excluded.receipts)}
+    connection.execute(statement.on_conflict_do_update(index_elements=["run_id", "slice"], set_=merged))
+
+
+def ensure_ledger(connection: Connection) -> None:
+    """Make schema and table when missing, one at a time."""
+    if connection.execute(text("SELECT to_regclass('cantrip.ledger')")).scalar() is None:
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('ddl cantrip.ledger', 0))"))
+        connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
+        LEDGER.create(connection, checkfirst=True)
+
+
+def _read(server: PostgresSettings, pipeline: str | None, newest_only: bool) -> list[dict[str, Any]]:
+    engine = engine_for(server)
+    with engine.begin() as connection:
+        ensure_ledger(connection)
+        statement = select(LEDGER)
+        if pipeline:
+            statement = statement.where(LEDGER.c.pipeline == pipeline)
+        if newest_only:
+            statement = statement.distinct(LEDGER.c.pipeline, LEDGER.c.slice).order_by(
+                LEDGER.c.pipeline, LEDGER.c.slice, LEDGER.c.finished_at.desc()
+            )
+        rows = [dict(row._mapping) for row in connection.execute(statement)]
+    engine.dispose()
+    return sorted(rows, key=lambda row: (row["pipeline"], row["window_start"], row["slice"]))
+
+
+@cache
+def code_version() -> str:
+    """Give the commit that runs (`-dirty` when edited), or `unknown`."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"

@@ -1,0 +1,274 @@
+"""Mage's internals, known here and nowhere else. Written against Mage 0.9.80.
+
+A run of ours executes the blocks in this process (Mage is imported once) and is recorded as a
+PipelineRun with its BlockRuns, so that Mage's UI shows it like any other. It stays INITIAL under an
+inactive trigger until it ends: a running scheduler takes RUNNING runs and INITIAL ones of active
+triggers for its own, and would execute them a second time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from datetime import time as clock
+from typing import Any
+
+from mage_project.lib.dataset import Dataset
+from mage_project.lib.errors import CantripError, DataError
+from mage_project.lib.handover import HandedOver, received
+from mage_project.lib.runs.pipelines import PROJECT
+from mage_project.lib.runs.window import Window
+from mage_project.lib.settings import Settings, export_environment
+from mage_project.lib.sinks.postgres_server import ensure_database
+
+logger = logging.getLogger(__name__)
+
+TRIGGER_NAME = "cantrip run"
+
+
+@dataclass(frozen=True)
+class BlockOutcome:
+    """One block that ran: seconds of wall time, and rows where it is known."""
+
+    uuid: str
+    seconds: float
+    rows_in: int | None
+    rows_out: int | None
+
+
+@dataclass
+class Outcome:
+    """One run that ended. `error` is None when every block completed."""
+
+    run_id: str
+    seconds: float = 0.0
+    blocks: list[BlockOutcome] = field(default_factory=list)
+    datasets: list[Dataset] = field(default_factory=list)
+    error: Exception | None = None
+
+
+def prepare(settings: Settings) -> None:
+    """Import Mage against this project and bring its own tables up to date (once per version)."""
+    export_environment(settings)
+    if settings.mage_database_url:
+        ensure_database(settings.mage_database_url)
+    from mage_ai.settings.repo import set_repo_path
+
+    set_repo_path(str(PROJECT))
+    from mage_ai.orchestration.db import db_connection
+    from mage_ai.orchestration.db.database_manager import database_manager
+
+    db_connection.start_session()
+    if not _schema_is_current():
+        logger.info("making Mage's own tables")
+        database_manager.run_migrations(log_level=logging.WARNING)
+
+
+def run_pipeline(
+    name: str, window: Window, variables: Mapping[str, Any], on_block: Callable[[str, str], None] = lambda *_: None
+) -> Outcome:
+    """Execute a pipeline for a window in this process; `on_block(uuid, state)` follows it.
+
+    Call `prepare` first. The error of a failed block is in the outcome, not raised.
+    """
+    from mage_ai.data_preparation.models.pipeline import Pipeline
+    from mage_ai.orchestration.db.models.schedules import BlockRun, PipelineRun
+
+    pipeline = Pipeline.get(name, repo_path=str(PROJECT))
+    run = _create_run(name, window, variables)
+    outcome = Outcome(run_id=f"{run.id}:{run.execution_partition}")
+    outputs: dict[str, Any] = {}
+    started = time.monotonic()
+    global_vars = run.get_variables(extra_variables={})
+    while outcome.error is None:
+        ready = run.executable_block_runs()
+        if not ready:
+            break
+        for block_run in ready:
+            on_block(block_run.block_uuid, "running")
+            block_run.update(status=BlockRun.BlockRunStatus.RUNNING, started_at=datetime.now(UTC))
+            begun = time.monotonic()
+            try:
+                outputs[block_run.block_uuid] = _execute(pipeline, run, block_run, global_vars)
+            except Exception as error:
+                block_run.update(status=BlockRun.BlockRunStatus.FAILED, completed_at=datetime.now(UTC))
+                outcome.error = error
+                on_block(block_run.block_uuid, "failed")
+                break
+            except BaseException:
+                _close(run, PipelineRun.PipelineRunStatus.CANCELLED)
+                raise
+            block_run.update(status=BlockRun.BlockRunStatus.COMPLETED, completed_at=datetime.now(UTC))
+            outcome.blocks.append(_block_outcome(pipeline, block_run.block_uuid, time.monotonic() - begun, outputs))
+            on_block(block_run.block_uuid, "done")
+    outcome.seconds = time.monotonic() - started
+    outcome.datasets = [received(value) for value in outputs.values() if isinstance(value, HandedOver)]
+    failed = outcome.error is not None
+    _close(run, PipelineRun.PipelineRunStatus.FAILED if failed else PipelineRun.PipelineRunStatus.COMPLETED)
+    return outcome
+
+
+def require_upstream_tests(pipeline_name: str, block_uuid: str) -> None:
+    """Run the inline tests of every block above `block_uuid` on what the notebook last stored for it.
+
+    Raises DataError when one fails, so that an exporter which is run by hand writes nothing.
+    """
+    from mage_ai.data_preparation.models.pipeline import Pipeline
+
+    block = Pipeline.get(pipeline_name, repo_path=str(PROJECT)).get_block(block_uuid)
+    above, seen = list(block.upstream_blocks) if block else [], set()
+    while above:
+        upstream = above.pop()
+        if upstream.uuid in seen:
+            continue
+        seen.add(upstream.uuid)
+        above.extend(upstream.upstream_blocks)
+        lines = _Lines()
+        test_logger = logging.getLogger(f"{__name__}.{upstream.uuid}")
+        test_logger.addHandler(lines)
+        try:
+            upstream.run_tests(logger=test_logger, update_tests=True)
+        except Exception as error:
+            raise DataError(f"{_failed_test(upstream.uuid, lines, error)} Nothing was written.") from error
+        finally:
+            test_logger.removeHandler(lines)
+
+
+def recent_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
+    """Give the newest pipeline runs as Mage's tables hold them, whoever started them."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.pool import NullPool
+
+    settings.require_postgres()
+    engine = create_engine(str(settings.mage_database_url), poolclass=NullPool)
+    statement = text(
+        "SELECT r.id, r.pipeline_uuid AS pipeline, r.status::text AS status, r.execution_date, r.created_at, "
+        "r.completed_at, s.name AS trigger, r.variables->>'window' AS window FROM pipeline_run r "
+        "LEFT JOIN pipeline_schedule s ON s.id = r.pipeline_schedule_id ORDER BY r.id DESC LIMIT :limit"
+    )
+    try:
+        with engine.connect() as connection:
+            return [dict(row._mapping) for row in connection.execute(statement, {"limit": limit})]
+    except DBAPIError as error:
+        if "does not exist" in str(error.orig):
+            return []  # nothing ran yet: Mage's tables come with the first run
+        raise CantripError(f"Mage's database can't be read: {str(error.orig).strip()}. Run `./cantrip up`.") from error
+    finally:
+        engine.dispose()
+
+
+def _schema_is_current() -> bool:
+    """Compare Mage's schema version with the newest of its migrations: running them all takes 4 s."""
+    from alembic.script import ScriptDirectory
+    from mage_ai.orchestration import db
+    from sqlalchemy import inspect, text
+
+    folder = next(iter(db.__path__))
+    with db.engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return False
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return found == ScriptDirectory(f"{folder}/migrations").get_current_head()
+
+
+def _create_run(name: str, window: Window, variables: Mapping[str, Any]) -> Any:
+    from mage_ai.data_preparation.models.triggers import ScheduleStatus, ScheduleType
+    from mage_ai.orchestration.db.models.schedules import PipelineRun, PipelineSchedule
+
+    trigger = PipelineSchedule.query.filter_by(pipeline_uuid=name, name=TRIGGER_NAME).first()
+    if trigger is None:
+        trigger = PipelineSchedule.create(
+            name=TRIGGER_NAME,
+            pipeline_uuid=name,
+            repo_path=str(PROJECT),
+            schedule_type=ScheduleType.TIME,
+            status=ScheduleStatus.INACTIVE,
+        )
+    start = datetime.combine(window.start, clock(), UTC)
+    end = datetime.combine(window.end, clock(), UTC)
+    # a partition of its own, or two runs of one window would share a folder of block outputs
+    partition = f"{trigger.id}/{start:%Y%m%dT%H%M%S}_{uuid.uuid4().hex[:8]}"
+    return PipelineRun.create(
+        pipeline_uuid=name,
+        pipeline_schedule_id=trigger.id,
+        execution_date=start,
+        create_block_runs=True,
+        variables={
+            **variables,
+            "window": str(window),
+            "execution_partition": partition,
+            "interval_start_datetime": start.isoformat(),
+            "interval_end_datetime": end.isoformat(),
+            "interval_seconds": (end - start) / timedelta(seconds=1),
+        },
+    )
+
+
+def _execute(pipeline: Any, run: Any, block_run: Any, global_vars: dict[str, Any]) -> Any:
+    """Execute one block with its inline tests and give what it returned."""
+    from mage_ai.data_preparation.executors.block_executor import BlockExecutor
+
+    executor = BlockExecutor(
+        pipeline, block_run.block_uuid, execution_partition=run.execution_partition, block_run_id=block_run.id
+    )
+    lines = _Lines()
+    executor.logger.logger.addHandler(lines)
+    try:
+        result = executor.execute(
+            block_run_id=block_run.id,
+            global_vars=dict(global_vars),
+            pipeline_run_id=run.id,
+            update_status=False,
+            skip_logging=True,
+        )
+    except Exception as error:
+        if "Failed to pass tests" not in str(error):
+            raise
+        raise DataError(f"{_failed_test(block_run.block_uuid, lines, error)} Nothing was written after it.") from error
+    finally:
+        executor.logger.logger.removeHandler(lines)
+    output = (result or {}).get("output") if isinstance(result, dict) else None
+    return output[0] if isinstance(output, list) and output else output
+
+
+def _close(run: Any, status: Any) -> None:
+    run.update(status=status, completed_at=datetime.now(UTC))
+
+
+def _block_outcome(pipeline: Any, block_uuid: str, seconds: float, outputs: Mapping[str, Any]) -> BlockOutcome:
+    above = [_rows(outputs.get(name)) for name in pipeline.get_block(block_uuid).upstream_block_uuids]
+    known = [rows for rows in above if rows is not None]
+    return BlockOutcome(block_uuid, round(seconds, 3), sum(known) if known else None, _rows(outputs.get(block_uuid)))
+
+
+def _rows(output: Any) -> int | None:
+    if isinstance(output, HandedOver):
+        return received(output).rows
+    if isinstance(output, dict) and isinstance(output.get("rows"), int):
+        return output["rows"]
+    return None
+
+
+class _Lines(logging.Handler):
+    """Keeps what a block logs: Mage prints a failed assertion there and raises without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.extend(record.getMessage().splitlines())
+
+
+def _failed_test(block_uuid: str, lines: _Lines, error: Exception) -> str:
+    """Give which inline test failed and what its assertion says."""
+    text = "\n".join(lines.lines)
+    name = text.partition("FAIL: ")[2].partition(" (block")[0].strip()
+    said = text.rpartition("AssertionError")[2].lstrip(": ").partition('"')[0].splitlines()
+    reason = said[0].strip() if said and said[0].strip() else str(error)
+    return f"inline test {name or 'of the block'} of block {block_uuid} failed: {reason}."
