@@ -6,11 +6,17 @@ one paragraph and choose the exit code: configuration is 2, everything else is 1
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CantripError(Exception):
     """Base of all errors that carry a remedy. `exit_code` is what the command line ends with."""
 
     exit_code = 1
+
+    # the slice that it is about, where one is known: the ledger names it
+    slice: str | None = None
 
 
 class ConfigurationError(CantripError):
@@ -45,3 +51,13 @@ class DatasetMisuseError(CantripError, AttributeError, TypeError):
     It is an AttributeError too, so that `hasattr` (which Mage and IPython ask of every output)
     still answers False instead of failing.
     """
+
+
+@contextmanager
+def about_slice(slice: str) -> Iterator[None]:
+    """Note on every error of ours that passes which slice it is about."""
+    try:
+        yield
+    except CantripError as error:
+        error.slice = slice
+        raise

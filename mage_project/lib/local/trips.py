@@ -3,16 +3,16 @@
 What the published files do, and these do too:
 
 - Numbers that are counts or codes arrive as doubles (`passenger_count` 1.0), and a column without a
-  value has arrow's `null` type (`airport_fee` of yellow, `ehail_fee` of green; the 2021 layout).
+  value has arrow's `null` type (`airport_fee` of yellow, `ehail_fee` of green).
 - About 7 % of yellow and 45 % of green rows, the file's tail, have no `passenger_count`, `RatecodeID`,
   `store_and_fwd_flag` and `congestion_surcharge` (green: no `payment_type` and `trip_type` either).
 - About 2 % say `passenger_count` 0. Rows before the tail are roughly in order of pickup, not sorted.
-- Refunds repeat a trip with every amount negative; some meters think it is 2008 or 2009; some trips
+- Refunds have every amount negative; some meters think it is 2008 or 2009; some trips
   belong to a day of the month before or after; some end before they begin.
 - A parquet file is one row group. The CSV has whole seconds, no quotes, integers where parquet has
   doubles, and no `airport_fee`.
 
-Every month has the same layout here; the publisher changed types and columns over the years.
+Every month has the layout of 2021 here; the publisher changed types and columns over the years.
 """
 
 from __future__ import annotations
@@ -227,8 +227,8 @@ def write_zones(path: Path) -> None:
     """Write 265 zones with invented names, quoted as the TLC does; `NV`, `NA` and `N/A` are text there."""
     boroughs = ("Bronx", "Brooklyn", "Manhattan", "Queens", "Staten Island")
     airports = {JFK: "JFK Airport", LA_GUARDIA: "LaGuardia Airport"}
-    rows: list[tuple] = [("LocationID", "Borough", "Zone", "service_zone")]
-    rows.append((NEWARK, "EWR", "Newark Airport", "EWR"))
+    header = ("LocationID", "Borough", "Zone", "service_zone")
+    rows: list[tuple] = [header, (NEWARK, "EWR", "Newark Airport", "EWR")]
     for zone in range(2, ZONES - 1):
         borough = "Queens" if zone in airports else boroughs[zone % len(boroughs)]
         service = "Airports" if zone in airports else "Yellow Zone" if borough == "Manhattan" else "Boro Zone"

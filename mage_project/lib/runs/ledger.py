@@ -6,7 +6,9 @@ has them as constraints, so that not even a hand-written row can say otherwise.
 
 from __future__ import annotations
 
+import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -29,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.schema import CheckConstraint, CreateSchema
 
 from mage_project.lib.errors import ReconciliationError
-from mage_project.lib.runs.context import RunContext
+from mage_project.lib.runs.window import Window
 from mage_project.lib.settings import ROOT, PostgresSettings
 from mage_project.lib.sinks.postgres_server import engine_for
 from mage_project.lib.sinks.postgres_tables import quoted
@@ -51,6 +53,7 @@ LEDGER = Table(
     Column("dropped", JSONB, nullable=False),
     Column("receipts", JSONB, nullable=False),
     Column("error", Text),
+    Column("variables", JSONB, nullable=False),
     Column("code_version", Text, nullable=False),
     Column("started_at", DateTime(timezone=True), nullable=False),
     Column("finished_at", DateTime(timezone=True), nullable=False),
@@ -59,15 +62,29 @@ LEDGER = Table(
 )
 
 
+# Variables of Mage's and of this run alone: a retry compares the others.
+_NOT_OURS = re.compile(r"^(execution_|interval_|pipeline_|block_|trigger_|env$|event$|ds$|hr$|window$|refresh$|date$|context$)")
+
+
 @dataclass(frozen=True)
 class Entry:
     """What a run knows of one slice, before it is written down."""
 
-    run: RunContext
+    run_id: str
+    pipeline: str
+    window: Window
+    variables: dict[str, str]
+    started_at: datetime
     slice: str
     fetched: int | None
     kept: int | None
     dropped: dict[str, int]
+
+
+def plain_variables(variables: Mapping[str, Any]) -> dict[str, str]:
+    """Give the pipeline's own variables as text, without Mage's and without the run's date."""
+    plain = {name: value for name, value in variables.items() if isinstance(value, str | int | float | bool)}
+    return {name: str(value) for name, value in sorted(plain.items()) if not _NOT_OURS.match(name)}
 
 
 def require_balance(entry: Entry) -> None:
@@ -94,6 +111,20 @@ def write_failed(server: PostgresSettings, entry: Entry, cause: str) -> None:
     with engine.begin() as connection:
         _write(connection, entry, "failed", {}, cause)
     engine.dispose()
+
+
+def write_failed_run(
+    server: PostgresSettings,
+    run_id: str,
+    pipeline: str,
+    window: Window,
+    slice: str,
+    variables: Mapping[str, Any],
+    cause: str,
+) -> None:
+    """Write a slice whose run failed before it reached a sink: no counts are known."""
+    entry = Entry(run_id, pipeline, window, plain_variables(variables), datetime.now(UTC), slice, None, None, {})
+    write_failed(server, entry, cause)
 
 
 def slices(server: PostgresSettings, pipeline: str | None = None) -> list[dict[str, Any]]:
@@ -131,19 +162,20 @@ def differences(server: PostgresSettings, rows: list[dict[str, Any]]) -> dict[tu
 def _write(connection: Connection, entry: Entry, state: str, receipts: dict, cause: str | None) -> None:
     ensure_ledger(connection)
     values = {
-        "run_id": entry.run.run_id,
+        "run_id": entry.run_id,
         "slice": entry.slice,
-        "pipeline": entry.run.pipeline,
-        "window_start": entry.run.window.start,
-        "window_end": entry.run.window.end,
+        "pipeline": entry.pipeline,
+        "window_start": entry.window.start,
+        "window_end": entry.window.end,
         "state": state,
         "fetched": entry.fetched,
         "kept": entry.kept,
         "dropped": entry.dropped,
         "receipts": receipts,
         "error": cause,
+        "variables": entry.variables,
         "code_version": code_version(),
-        "started_at": entry.run.started_at,
+        "started_at": entry.started_at,
         "finished_at": datetime.now(UTC),
     }
     statement = insert(LEDGER).values(values)

@@ -51,7 +51,10 @@ def _entry(run: RunContext, dataset: Dataset) -> ledger.Entry:
     dropped: dict[str, int] = {}
     for rule, count in dataset.dropped:
         dropped[rule] = dropped.get(rule, 0) + count
-    return ledger.Entry(run, dataset.slice, dataset.fetched, dataset.rows, dropped)
+    variables = ledger.plain_variables(run.variables)
+    return ledger.Entry(
+        run.run_id, run.pipeline, run.window, variables, run.started_at, dataset.slice, dataset.fetched, dataset.rows, dropped
+    )
 
 
 def _remember_failure(run: RunContext, entry: ledger.Entry, error: CantripError) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mage_project.lib.dataset import Dataset, stage
-from mage_project.lib.errors import NotPublishedError
+from mage_project.lib.errors import NotPublishedError, about_slice
 from mage_project.lib.feeds.taxi.schema import Conform, conform_to, csv_type, known_color
 from mage_project.lib.formats import open_file
 from mage_project.lib.http import download
@@ -28,6 +28,11 @@ def load_month(
     """
     color = known_color(color)
     month = f"{month_start:%Y-%m}"
+    with about_slice(f"{color}/{month}"):
+        return _load(color, month, month_start, settings, staged, refresh)
+
+
+def _load(color: str, month: str, month_start: date, settings: Settings, staged: Path, refresh: bool) -> Dataset:
     what = f"{color} {month}"
     if month_start > date.today():
         raise NotPublishedError(f"{what}: the month lies in the future, so there is no file yet. Choose an earlier --date.")
