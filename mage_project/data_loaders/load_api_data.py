@@ -1,6 +1,6 @@
-if 'data_loader' not in globals():
+if "data_loader" not in globals():
     from mage_ai.data_preparation.decorators import data_loader
-if 'test' not in globals():
+if "test" not in globals():
     from mage_ai.data_preparation.decorators import test
 
 from mage_project.lib.feeds.taxi.schema import undeclared
@@ -13,15 +13,15 @@ from mage_project.lib.runs.context import run_of
 def load_api_data(*args, **kwargs):
     """The month of trips that the run's window names, every row as the publisher wrote it."""
     run = run_of(kwargs)
-    color = run.variables.get('color', 'yellow')
-    trips = load_month(color, run.window.start, run.settings, run.staged('trips'), refresh=run.refresh)
+    color = run.variables.get("color", "yellow")
+    trips = load_month(color, run.window.start, run.settings, run.staged("trips"), refresh=run.refresh)
     return trips.hand_over()
 
 
 @test
 def the_month_has_trips(output, *args) -> None:
     trips = received(output)
-    assert trips.rows > 0, f'{trips.slice}: {trips.source} holds no trips; nothing was loaded'
+    assert trips.rows > 0, f"{trips.slice}: {trips.source} holds no trips; nothing was loaded"
 
 
 @test

@@ -87,7 +87,8 @@ class Dataset:
             dropped = self.count(where)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError) as error:
             raise DataError(
-                f"{self.slice}: rule {rule!r} can't be applied: {error}. The columns are {', '.join(self.schema.names)}."
+                f"{self.slice}: rule {rule!r} can't be applied: {error}. "
+                f"The columns are {', '.join(self.schema.names)}."
             ) from error
         return replace(self, rules=(*self.rules, Rule(rule, where)), dropped=(*self.dropped, (rule, dropped)))
 
@@ -142,7 +143,9 @@ class Dataset:
     def _require_staged_file(self) -> None:
         found = self.path.stat().st_size if self.path.exists() else None
         if found != self.staged_bytes:
-            state = "is gone" if found is None else f"has {found} bytes and not the {self.staged_bytes} it was written with"
+            state = (
+                "is gone" if found is None else f"has {found} bytes and not the {self.staged_bytes} it was written with"
+            )
             raise DataError(
                 f"{self.slice}: the staged file {self.path} {state}. "
                 "Staged files go when their run ends: run the loader again."

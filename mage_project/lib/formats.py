@@ -17,7 +17,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-from isal import igzip, isal_zlib
+from isal import igzip
+from isal.igzip_lib import IsalError
 
 from mage_project.lib.dataset import BATCH_ROWS
 from mage_project.lib.errors import DataError
@@ -54,7 +55,7 @@ def open_file(path: Path, format: str, csv_type: Callable[[str], pa.DataType], w
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         )
-        read = pacsv.ReadOptions(column_names=names, block_size=CSV_BLOCK_BYTES, use_threads=False)
+        read = pacsv.ReadOptions(column_names=names, block_size=CSV_BLOCK_BYTES, use_threads=True)
         reader = pacsv.open_csv(stream, read_options=read, convert_options=options)
         yield Opened(reader.schema, _located(reader, path, format, types, what))
 
@@ -64,7 +65,7 @@ def _refusing(path: Path, format: str, what: str) -> Iterator[None]:
     """Turn the readers' own errors into one paragraph."""
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, EOFError, isal_zlib.error, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, EOFError, IsalError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's trouble, not the file's
         raise DataError(f"{what}: {path.name} can't be read as {format}: {_reason(path, error)}") from error
@@ -85,7 +86,7 @@ def _reason(path: Path, error: Exception) -> str:
 def _plain_bytes(path: Path, format: str) -> Iterator[IO[bytes]]:
     if format == "csv.gz":
         with igzip.open(path, "rb") as stream:
-            yield io.BufferedReader(stream, buffer_size=1 << 20)  # type: ignore[type-var,arg-type]
+            yield io.BufferedReader(stream, buffer_size=1 << 20)
         return
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 1))

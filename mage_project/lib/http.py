@@ -37,7 +37,7 @@ class Download:
     bytes_fetched: int
 
 
-class _Retriable(Exception):
+class _RetriableError(Exception):
     """Worth another attempt; carries what to say when there is none left, and how long to wait."""
 
     def __init__(self, message: str, wait_seconds: float | None = None) -> None:
@@ -58,7 +58,7 @@ def download(url: str, folder: Path, http: HttpSettings, *, what: str, refresh: 
     fetched = 0
 
     def wait(error: Exception) -> bool | float:
-        if not isinstance(error, _Retriable):
+        if not isinstance(error, _RetriableError):
             return False
         return error.wait_seconds if error.wait_seconds is not None else True
 
@@ -67,7 +67,7 @@ def download(url: str, folder: Path, http: HttpSettings, *, what: str, refresh: 
         for attempt in attempts:
             with attempt:
                 fetched += _attempt(url, copy, http, what)
-    except _Retriable as error:
+    except _RetriableError as error:
         raise SourceError(
             f"{what}: {shown} could not be fetched in {http.attempts} attempts; the last one: {error}. "
             "Nothing was loaded. Run it again later: what arrived is kept and resumed."
@@ -148,7 +148,7 @@ def _attempt(url: str, copy: _Copy, http: HttpSettings, what: str) -> int:
             _require_success(response, url, what)
             return _receive(response, copy, have if response.status_code == 206 else 0)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise _Retriable(_plain(error)) from error
+        raise _RetriableError(_plain(error)) from error
 
 
 def _receive(response: requests.Response, copy: _Copy, start: int) -> int:
@@ -162,7 +162,7 @@ def _receive(response: requests.Response, copy: _Copy, start: int) -> int:
             file.write(chunk)
             received += len(chunk)
     if expected is not None and received != int(expected):
-        raise _Retriable(f"the body has {received} bytes and not the {expected} that its header says")
+        raise _RetriableError(f"the body has {received} bytes and not the {expected} that its header says")
     copy.finish(etag)
     return received
 
@@ -179,9 +179,9 @@ def _require_success(response: requests.Response, url: str, what: str) -> None:
         )
     if status == 416:
         # what we have is longer than what there is now: start over
-        raise _Retriable("the server has another file than the one that was being resumed")
+        raise _RetriableError("the server has another file than the one that was being resumed")
     if status in RETRIED_STATUSES:
-        raise _Retriable(f"the server answers {status} {response.reason}", _retry_after(response))
+        raise _RetriableError(f"the server answers {status} {response.reason}", _retry_after(response))
     raise SourceError(f"{what}: {shown} answers {status} {response.reason}. Check TAXI_BASE_URL in .env.")
 
 
@@ -203,5 +203,3 @@ def _read_json(path: Path) -> dict:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
-
-

@@ -15,7 +15,7 @@ from mage_project.lib.runs.pipelines import read_pipeline
 from mage_project.lib.settings import load_settings, remember
 
 MONTH = "2021-01-15"
-STEPS = (
+STEPS: tuple[tuple[str, dict[str, str]], ...] = (
     ("taxi_zones_to_postgres", {}),
     ("api_to_postgres", {"color": "yellow"}),
     ("api_to_postgres", {"color": "green"}),
@@ -37,7 +37,9 @@ def demo(context: click.Context, rows: int) -> int:
     source = read_services(load_settings())["source"]
     remember(TAXI_BASE_URL=source["base_url"], TAXI_ZONES_URL=source["zones_url"], TAXI_FORMAT="parquet")
     settings = load_settings()
-    console.print(f"[bold]2[/bold] loading from the OFFLINE source {source['base_url']} (generated trips, not the TLC's) …")
+    console.print(
+        f"[bold]2[/bold] loading generated trips (not the TLC's) from the OFFLINE source {source['base_url']} …"
+    )
     table = []
     for name, variables in STEPS:
         spec = read_pipeline(name)
@@ -56,7 +58,7 @@ def demo(context: click.Context, rows: int) -> int:
         "\nWhere to look:\n"
         "  ./cantrip ledger                  what was fetched, kept, dropped and loaded\n"
         "  ./cantrip ui                      the pipelines in Mage's notebook\n"
-        "  psql $(./cantrip status --json | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"postgres\"][\"url\"])')\n"
+        '  psql $(./cantrip status --json | python3 -c \'import json,sys; print(json.load(sys.stdin)["postgres"]["url"])\')\n'
         "And with the TLC's real month:\n"
         "  ./cantrip run api_to_postgres --date 2021-01-15 --var color=green",
         soft_wrap=True,

@@ -66,7 +66,7 @@ def invoke(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away: nothing more to say
         return 1
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last door: whatever it is, a person gets one paragraph
         _explain(error, debug)
         return 1
 
@@ -74,5 +74,9 @@ def invoke(arguments: list[str]) -> int:
 def _explain(error: Exception, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
-    text = str(error) if isinstance(error, CantripError) else f"{type(error).__name__}: {error}. Run it with --debug for more."
+    text = (
+        str(error)
+        if isinstance(error, CantripError)
+        else f"{type(error).__name__}: {error}. Run it with --debug for more."
+    )
     click.echo(f"error: {text}", err=True)

@@ -30,7 +30,10 @@ def ledger_command(pipeline: str | None, verify: bool, as_json: bool) -> int:
         screen.print_json([{**row, "difference": differences.get((row["pipeline"], row["slice"]))} for row in rows])
         return 1 if differences else 0
     if not rows:
-        click.echo("the ledger is empty: nothing ran yet. Try ./cantrip run api_to_postgres --date 2021-02-10 --var color=green")
+        click.echo(
+            "the ledger is empty: nothing ran yet. "
+            "Try ./cantrip run api_to_postgres --date 2021-02-10 --var color=green"
+        )
         return 0
     table = []
     for row in rows:
@@ -69,7 +72,14 @@ def runs_command(limit: int, as_json: bool) -> None:
         click.echo("nothing ran yet. Try ./cantrip run api_to_postgres --date 2021-02-10 --var color=green")
         return
     table = [
-        [row["id"], row["pipeline"], row["window"] or row["execution_date"], row["status"].lower(), row["trigger"], row["created_at"]]
+        [
+            row["id"],
+            row["pipeline"],
+            row["window"] or row["execution_date"],
+            row["status"].lower(),
+            row["trigger"],
+            row["created_at"],
+        ]
         for row in rows
     ]
     screen.print_table("", ["run", "pipeline", "window", "state", "trigger", "started"], table)

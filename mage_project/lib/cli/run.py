@@ -27,7 +27,9 @@ Examples:
 """
 )
 @click.argument("pipeline")
-@click.option("--date", "day", metavar="D", help="A day (YYYY-MM-DD) of the window; default: the last published window.")
+@click.option(
+    "--date", "day", metavar="D", help="A day (YYYY-MM-DD) of the window; default: the last published window."
+)
 @click.option("--var", "assignments", metavar="K=V", multiple=True, help="Set a pipeline variable; may be repeated.")
 @click.option("--profile", metavar="P", help="local, staging or production (default: CANTRIP_PROFILE, or local).")
 @click.option("--refresh", is_flag=True, help="Fetch the source again, even if a verified copy is here.")
@@ -194,7 +196,9 @@ def _with_log(settings: Settings, error: Exception) -> Exception:
     if isinstance(error, CantripError):
         return error
     log = settings.home / "logs" / "runs.log"
-    return CantripError(f"{type(error).__name__}: {error}. The run failed before its slice was replaced; {log} has the traceback.")
+    return CantripError(
+        f"{type(error).__name__}: {error}. The run failed before its slice was replaced; {log} has the traceback."
+    )
 
 
 def _peak_memory_mb() -> int:

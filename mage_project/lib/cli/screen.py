@@ -22,7 +22,9 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, default=_plain, indent=2))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], console: Console | None = None) -> None:
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], console: Console | None = None
+) -> None:
     """Print a table; numbers stand right with thousands separated."""
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):

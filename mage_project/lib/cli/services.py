@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -48,7 +49,10 @@ def down() -> None:
     settings = load_settings()
     with locked(settings):
         source = read_services(settings).get("source")
-        stopped = ["the offline source"] if source and sources.stop(source) else []
+        stopped = []
+        if source and sources.is_running(source):
+            sources.stop(source)
+            stopped.append("the offline source")
         if postgres.stop(settings):
             stopped.append("PostgreSQL")
         write_service(settings, "source", None)
@@ -80,7 +84,7 @@ def ui(port: int) -> None:
     if settings.mage_database_url:
         ensure_database(settings.mage_database_url)
     click.echo(f"Mage's notebook UI: http://127.0.0.1:{port} (ready in about 15 s; Ctrl-C ends it)", err=True)
-    mage = os.path.join(os.path.dirname(sys.executable), "mage")
+    mage = str(Path(sys.executable).with_name("mage"))
     os.execv(mage, [mage, "start", str(PROJECT), "--host", "127.0.0.1", "--port", str(port)])
 
 

@@ -29,7 +29,9 @@ def check(as_json: bool) -> int:
         for problem in report.problems:
             click.echo(f"{problem.file}:{problem.line}: {problem.text}")
         found = f"{len(report.problems)} problems" if report.problems else "all is well"
-        click.echo(f"{report.pipelines} pipelines, {report.blocks} blocks, {report.modules} modules: {found} ({seconds:.1f} s)")
+        click.echo(
+            f"{report.pipelines} pipelines, {report.blocks} blocks, {report.modules} modules: {found} ({seconds:.1f} s)"
+        )
     return 2 if report.problems else 0
 
 
@@ -40,5 +42,9 @@ def clean() -> None:
     screen.print_table(
         "",
         ["what", "freed MB"],
-        [["raw files", freed.raw / 1e6], ["staged files", freed.staged / 1e6], ["Mage's stored outputs", freed.variables / 1e6]],
+        [
+            ["raw files", freed.raw / 1e6],
+            ["staged files", freed.staged / 1e6],
+            ["Mage's stored outputs", freed.variables / 1e6],
+        ],
     )

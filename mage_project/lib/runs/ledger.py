@@ -23,7 +23,6 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-
     select,
     text,
 )
@@ -63,7 +62,9 @@ LEDGER = Table(
 
 
 # Variables of Mage's and of this run alone: a retry compares the others.
-_NOT_OURS = re.compile(r"^(execution_|interval_|pipeline_|block_|trigger_|env$|event$|ds$|hr$|window$|refresh$|date$|context$)")
+_NOT_OURS = re.compile(
+    r"^(execution_|interval_|pipeline_|block_|trigger_|env$|event$|ds$|hr$|window$|refresh$|date$|context$)"
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ def write_done(connection: Connection, entry: Entry, receipt: Receipt) -> None:
     """Write a published slice, in the transaction that publishes it."""
     require_balance(entry)
     if receipt.rows != entry.kept:
-        raise ReconciliationError(f"{entry.slice}: {entry.kept} rows were kept, but {receipt.rows} loaded. Nothing was published.")
+        raise ReconciliationError(
+            f"{entry.slice}: {entry.kept} rows were kept, but {receipt.rows} loaded. Nothing was published."
+        )
     _write(connection, entry, "done", {receipt.sink: receipt.as_dict()}, None)
 
 
@@ -154,7 +157,9 @@ def differences(server: PostgresSettings, rows: list[dict[str, Any]]) -> dict[tu
                 text(f"SELECT count(*) FROM {quoted(schema, table)} WHERE _slice = :slice"), {"slice": row["slice"]}
             ).scalar_one()
             if count != row["kept"]:
-                found[row["pipeline"], row["slice"]] = f"{count:,} rows in {schema}.{table}, {row['kept']:,} in the ledger"
+                found[row["pipeline"], row["slice"]] = (
+                    f"{count:,} rows in {schema}.{table}, {row['kept']:,} in the ledger"
+                )
     engine.dispose()
     return found
 
@@ -212,7 +217,12 @@ def code_version() -> str:
     """Give the commit that runs (`-dirty` when edited), or `unknown`."""
     try:
         found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=False
+            ["git", "describe", "--always", "--dirty"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return "unknown"

@@ -94,7 +94,7 @@ def run_pipeline(
             begun = time.monotonic()
             try:
                 outputs[block_run.block_uuid] = _execute(pipeline, run, block_run, global_vars)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a block may raise anything; the outcome carries it
                 block_run.update(status=BlockRun.BlockRunStatus.FAILED, completed_at=datetime.now(UTC))
                 outcome.error = error
                 on_block(block_run.block_uuid, "failed")

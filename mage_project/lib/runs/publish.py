@@ -53,7 +53,15 @@ def _entry(run: RunContext, dataset: Dataset) -> ledger.Entry:
         dropped[rule] = dropped.get(rule, 0) + count
     variables = ledger.plain_variables(run.variables)
     return ledger.Entry(
-        run.run_id, run.pipeline, run.window, variables, run.started_at, dataset.slice, dataset.fetched, dataset.rows, dropped
+        run.run_id,
+        run.pipeline,
+        run.window,
+        variables,
+        run.started_at,
+        dataset.slice,
+        dataset.fetched,
+        dataset.rows,
+        dropped,
     )
 
 

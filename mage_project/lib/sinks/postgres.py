@@ -177,7 +177,7 @@ class PostgresTable:
                 record(connection, receipt)
         return receipt
 
-    def _swap_partition(self, connection: Connection, slice: str, aside: str, columns: dict[str, str]) -> None:
+    def _swap_partition(self, connection: Connection, slice: str, aside: str, _columns: dict[str, str]) -> None:
         name = partition_name(self.table, slice)
         parent = quoted(self.schema, self.table)
         run_ddl(connection, f"DROP TABLE IF EXISTS {quoted(self.schema, name)}")
@@ -214,4 +214,3 @@ def _reported(where: str, slice: str) -> Iterator[None]:
 
 def _is_lock_timeout(error: Exception) -> bool:
     return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg2.errors.LockNotAvailable)
-

@@ -38,11 +38,12 @@ def connection_error(server: PostgresSettings, error: DBAPIError) -> CantripErro
         )
     if "role" in reason and "does not exist" in reason:
         return ConfigurationError(
-            f"PostgreSQL at {server.address} knows no user {server.user!r}. Check POSTGRES_USER in .env. Nothing was changed."
+            f"PostgreSQL at {server.address} knows no user {server.user!r}. "
+            "Check POSTGRES_USER in .env. Nothing was changed."
         )
     return SinkError(
-        f"PostgreSQL at {server.address} can't be reached: {reason}. Start it (`./cantrip up` starts the embedded one), "
-        "or check POSTGRES_HOST and POSTGRES_PORT in .env."
+        f"PostgreSQL at {server.address} can't be reached: {reason}. "
+        "Start it (`./cantrip up` starts the embedded one), or check POSTGRES_HOST and POSTGRES_PORT in .env."
     )
 
 

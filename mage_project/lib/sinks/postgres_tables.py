@@ -83,13 +83,17 @@ def literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def ensure_table(connection: Connection, schema: str, table: str, columns: dict[str, str], partitioned: bool) -> list[str]:
+def ensure_table(
+    connection: Connection, schema: str, table: str, columns: dict[str, str], partitioned: bool
+) -> list[str]:
     """Make schema and table when missing, and add columns that are new; give the names added.
 
     Runs in the caller's transaction. Raises SinkError when the table exists with other types.
     """
     # two first runs at once would race for the same catalog rows
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"ddl {schema}.{table}"})
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"ddl {schema}.{table}"}
+    )
     run_ddl(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
     existing = columns_of(connection, schema, table)
     if not existing:
@@ -137,9 +141,7 @@ def _create_statement(schema: str, table: str, columns: dict[str, str], partitio
     return f"CREATE TABLE {quoted(schema, table)} ({', '.join(lines)}){by_slice}"
 
 
-def _require_ours(
-    connection: Connection, schema: str, table: str, existing: dict[str, str], partitioned: bool
-) -> None:
+def _require_ours(connection: Connection, schema: str, table: str, existing: dict[str, str], partitioned: bool) -> None:
     kind = connection.execute(
         text(
             "SELECT c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
@@ -148,7 +150,9 @@ def _require_ours(
         {"schema": schema, "table": table},
     ).scalar_one()
     if SLICE_COLUMN not in existing or (partitioned and kind != "p") or (not partitioned and kind != "r"):
-        wanted = f"partitioned by list ({SLICE_COLUMN})" if partitioned else f"a plain table with a column {SLICE_COLUMN}"
+        wanted = (
+            f"partitioned by list ({SLICE_COLUMN})" if partitioned else f"a plain table with a column {SLICE_COLUMN}"
+        )
         raise SinkError(
             f"{schema}.{table} exists and is not {wanted}, so a slice of it can't be replaced. "
             "Nothing was loaded. Rename or drop it, and the next run makes it anew."

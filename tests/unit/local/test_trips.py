@@ -105,9 +105,7 @@ def test_a_few_trips_end_before_they_begin(color: str, trips: pa.Table) -> None:
     assert count(backwards) == count_quirks(color, ROWS)["dropoff_before_pickup"] > 0
 
 
-def test_refunds_are_negative_and_totals_are_the_sum_of_their_parts_in_cents(
-    color: str, trips: pa.Table
-) -> None:
+def test_refunds_are_negative_and_totals_are_the_sum_of_their_parts_in_cents(color: str, trips: pa.Table) -> None:
     parts = ["fare_amount", "extra", "mta_tax", "tip_amount", "tolls_amount", "improvement_surcharge"]
     cents = [np.rint(trips[name].to_numpy() * 100) for name in parts]
     cents.append(np.rint(trips["congestion_surcharge"].fill_null(0).to_numpy() * 100))
@@ -117,9 +115,7 @@ def test_refunds_are_negative_and_totals_are_the_sum_of_their_parts_in_cents(
     assert int((total < 0).sum()) == count_quirks(color, ROWS)["refund"] > 0
 
 
-def test_every_day_and_most_hours_have_trips_and_the_values_are_plausible(
-    color: str, trips: pa.Table
-) -> None:
+def test_every_day_and_most_hours_have_trips_and_the_values_are_plausible(color: str, trips: pa.Table) -> None:
     pickup = trips[PICKUP[color]]
     day = pc.strftime(pickup, format="%Y-%m-%d")
     assert {f"2021-02-{number:02}" for number in range(1, 29)} <= set(day.unique().to_pylist())
@@ -148,9 +144,7 @@ def test_wrong_arguments_are_refused_with_a_remedy(arguments: tuple[str, str, in
         next(generate_trips(*arguments))
 
 
-def test_parquet_is_one_row_group_and_gives_the_trips_back(
-    color: str, trips: pa.Table, tmp_path: Path
-) -> None:
+def test_parquet_is_one_row_group_and_gives_the_trips_back(color: str, trips: pa.Table, tmp_path: Path) -> None:
     write_parquet(trips.to_batches(), tmp_path / "new" / "month.parquet")
     file = pq.ParquetFile(tmp_path / "new" / "month.parquet")
     assert file.num_row_groups == 1

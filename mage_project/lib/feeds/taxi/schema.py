@@ -141,7 +141,8 @@ def _cast(values: pa.Array, field: pa.Field, what: str, url: str, rows_before: i
         value = values[index or 0].as_py()
         raise DataError(
             f"{what}: row {rows_before + (index or 0) + 1:,} of {url} holds {value!r} in column {field.name!r}, "
-            f"which is no {field.type}. Nothing was loaded. Mend the file, or declare the column's type anew in schema.py."
+            f"which is no {field.type}. Nothing was loaded. "
+            "Mend the file, or declare the column's type anew in schema.py."
         ) from error
 
 

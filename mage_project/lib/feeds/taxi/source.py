@@ -17,9 +17,7 @@ from mage_project.lib.http import download
 from mage_project.lib.settings import Settings
 
 
-def load_month(
-    color: object, month_start: date, settings: Settings, staged: Path, *, refresh: bool = False
-) -> Dataset:
+def load_month(color: object, month_start: date, settings: Settings, staged: Path, *, refresh: bool = False) -> Dataset:
     """Fetch one month of `color` and stage it in the declared schema, every row of it.
 
     The slice is `{color}/{yyyy-mm}`: what this file brought, whatever days its rows claim.
@@ -35,7 +33,9 @@ def load_month(
 def _load(color: str, month: str, month_start: date, settings: Settings, staged: Path, refresh: bool) -> Dataset:
     what = f"{color} {month}"
     if month_start > date.today():
-        raise NotPublishedError(f"{what}: the month lies in the future, so there is no file yet. Choose an earlier --date.")
+        raise NotPublishedError(
+            f"{what}: the month lies in the future, so there is no file yet. Choose an earlier --date."
+        )
     url = f"{settings.taxi.base_url}/{color}_tripdata_{month}.{settings.taxi.format}"
     raw = download(url, settings.raw_folder, settings.http, what=what, refresh=refresh)
     with open_file(raw.path, settings.taxi.format, partial(csv_type, color), what) as opened:
