@@ -17,14 +17,21 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-from isal import igzip
-from isal.igzip_lib import IsalError
+from isal import igzip, igzip_lib
 
 from mage_project.lib.dataset import BATCH_ROWS
 from mage_project.lib.errors import DataError
 
 # 512 KB holds memory at about 160 MB for a month of trips; more is not faster
 CSV_BLOCK_BYTES = 1 << 19
+
+_READ_ERRORS: tuple[type[Exception], ...] = (
+    pa.ArrowInvalid,
+    pa.ArrowNotImplementedError,
+    EOFError,
+    igzip_lib.error,
+    OSError,
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def _refusing(path: Path, format: str, what: str) -> Iterator[None]:
     """Turn the readers' own errors into one paragraph."""
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, EOFError, IsalError, OSError) as error:
+    except _READ_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's trouble, not the file's
         raise DataError(f"{what}: {path.name} can't be read as {format}: {_reason(path, error)}") from error

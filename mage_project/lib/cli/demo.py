@@ -58,7 +58,7 @@ def demo(context: click.Context, rows: int) -> int:
         "\nWhere to look:\n"
         "  ./cantrip ledger                  what was fetched, kept, dropped and loaded\n"
         "  ./cantrip ui                      the pipelines in Mage's notebook\n"
-        '  psql $(./cantrip status --json | python3 -c \'import json,sys; print(json.load(sys.stdin)["postgres"]["url"])\')\n'
+        "  ./cantrip status --json           the database's URL, for psql or any other client\n"
         "And with the TLC's real month:\n"
         "  ./cantrip run api_to_postgres --date 2021-01-15 --var color=green",
         soft_wrap=True,
