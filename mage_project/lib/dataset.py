@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from mage_project.lib.errors import DataError, DatasetMisuseError, ReconciliationError, SinkError
-from mage_project.lib.handover import HandedOver, describe
+from mage_project.lib.preview import describe
+from mage_project.lib.reference import HandedOver
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +130,15 @@ class Dataset:
 
     def hand_over(self) -> HandedOver:
         """Wrap this dataset for the next block: what a block returns."""
-        return HandedOver(self, describe(self))
+        facts = {field.name: getattr(self, field.name) for field in fields(self)}
+        rules = [(rule.name, rule.where) for rule in self.rules]
+        return HandedOver({**facts, "rules": rules, "path": str(self.path), "rows": self.rows}, describe(self))
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> Dataset:
+        """Make a dataset of the plain facts that `hand_over` wrote down."""
+        known = {name: value for name, value in facts.items() if name != "rows"}
+        return cls(**{**known, "rules": tuple(Rule(*rule) for rule in facts["rules"]), "path": Path(facts["path"])})
 
     def _staged(self) -> ds.Dataset:
         return ds.dataset(str(self.path), format="ipc", schema=self.schema)

@@ -25,7 +25,8 @@ from mage_project.lib.errors import DataError
 # 512 KB holds memory at about 160 MB for a month of trips; more is not faster
 CSV_BLOCK_BYTES = 1 << 19
 
-_READ_ERRORS: tuple[type[Exception], ...] = (
+# isal's stubs call the class an instance
+_READ_ERRORS: tuple[type[Exception], ...] = (  # type: ignore[assignment]
     pa.ArrowInvalid,
     pa.ArrowNotImplementedError,
     EOFError,

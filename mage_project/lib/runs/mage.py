@@ -19,7 +19,8 @@ from typing import Any
 
 from mage_project.lib.dataset import Dataset
 from mage_project.lib.errors import CantripError, DataError
-from mage_project.lib.handover import HandedOver, received
+from mage_project.lib.handover import received
+from mage_project.lib.reference import facts_of
 from mage_project.lib.runs.pipelines import PROJECT
 from mage_project.lib.runs.window import Window
 from mage_project.lib.settings import Settings, export_environment
@@ -106,7 +107,7 @@ def run_pipeline(
             outcome.blocks.append(_block_outcome(pipeline, block_run.block_uuid, time.monotonic() - begun, outputs))
             on_block(block_run.block_uuid, "done")
     outcome.seconds = time.monotonic() - started
-    outcome.datasets = [received(value) for value in outputs.values() if isinstance(value, HandedOver)]
+    outcome.datasets = [received(value) for value in outputs.values() if facts_of(value) is not None]
     failed = outcome.error is not None
     _close(run, PipelineRun.PipelineRunStatus.FAILED if failed else PipelineRun.PipelineRunStatus.COMPLETED)
     return outcome
@@ -247,7 +248,7 @@ def _block_outcome(pipeline: Any, block_uuid: str, seconds: float, outputs: Mapp
 
 
 def _rows(output: Any) -> int | None:
-    if isinstance(output, HandedOver):
+    if facts_of(output) is not None:
         return received(output).rows
     if isinstance(output, dict) and isinstance(output.get("rows"), int):
         return output["rows"]
