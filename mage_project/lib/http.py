@@ -1,15 +1,19 @@
 """Downloads: streamed, retried, resumed, verified, and kept by URL and ETag.
 
-A file is downloaded once: the copy under `.cantrip/raw/` is asked for again with its ETag, and a
-304 answer costs no bytes. Only this module retries (with back-off, by stamina), and only what a
+A file is downloaded once: the copy under `.cantrip/raw/` is asked for again with its ETag (or its
+date, where the server gives no ETag), and a 304 answer costs no bytes. Only this module retries (with back-off, by stamina), and only what a
 retry can mend: lost connections, time-outs, 429 and 5xx.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -53,8 +57,6 @@ def download(url: str, folder: Path, http: HttpSettings, *, what: str, refresh: 
     """
     shown = without_secrets(url)
     copy = _Copy(folder, url)
-    if refresh:
-        copy.forget()
     fetched = 0
 
     def wait(error: Exception) -> bool | float:
@@ -64,9 +66,13 @@ def download(url: str, folder: Path, http: HttpSettings, *, what: str, refresh: 
 
     attempts = stamina.retry_context(on=wait, attempts=http.attempts, timeout=None, wait_initial=0.2, wait_max=20.0)
     try:
-        for attempt in attempts:
-            with attempt:
-                fetched += _attempt(url, copy, http, what)
+        with copy.locked():
+            if refresh:
+                copy.forget()
+            for attempt in attempts:
+                with attempt:
+                    fetched += _attempt(url, copy, http, what)
+            return Download(copy.path, shown, copy.etag, copy.path.stat().st_size, fetched)
     except _RetriableError as error:
         raise SourceError(
             f"{what}: {shown} could not be fetched in {http.attempts} attempts; the last one: {error}. "
@@ -74,12 +80,12 @@ def download(url: str, folder: Path, http: HttpSettings, *, what: str, refresh: 
         ) from error
     except OSError as error:
         if isinstance(error, requests.RequestException):
-            raise SourceError(f"{what}: {shown} can't be asked for: {error}. Check TAXI_BASE_URL in .env.") from error
+            reason = str(error).replace(url, shown)
+            raise SourceError(f"{what}: {shown} can't be asked for: {reason}. Check TAXI_BASE_URL in .env.") from error
         raise SinkError(
             f"{what}: can't keep {shown} in {folder}: {error.strerror or error}. "
             "Free some space (`./cantrip clean`), or set CANTRIP_HOME to a larger disk."
         ) from error
-    return Download(copy.path, shown, copy.etag, copy.path.stat().st_size, fetched)
 
 
 def without_secrets(url: str) -> str:
@@ -101,6 +107,14 @@ class _Copy:
         self._facts = self.folder / "copy.json"
         self._part_facts = self.folder / "part.json"
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one run at a time fetch this URL: two would write into one partial file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.folder.with_suffix(".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     @property
     def etag(self) -> str:
         return self.facts.get("etag", "")
@@ -113,8 +127,9 @@ class _Copy:
     def part_etag(self) -> str:
         return _read_json(self._part_facts).get("etag", "") if self.part.exists() else ""
 
-    def begin(self, etag: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def begin(self, etag: str, start: int) -> None:
+        if not start:
+            self.part.unlink(missing_ok=True)
         self._part_facts.write_text(json.dumps({"etag": etag}))
 
     def finish(self, etag: str) -> None:
@@ -123,9 +138,14 @@ class _Copy:
         self._facts.write_text(json.dumps({"etag": etag, "size": self.path.stat().st_size}))
         self._part_facts.unlink(missing_ok=True)
 
+    def forget_part(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self._part_facts.unlink(missing_ok=True)
+
     def forget(self) -> None:
-        for path in (self._facts, self._part_facts, self.part, self.path):
-            path.unlink(missing_ok=True)
+        """Fetch the whole file next; the old one stays in its place until then, for who is reading it."""
+        self.forget_part()
+        self._facts.unlink(missing_ok=True)
 
     def _whole(self) -> bool:
         return self.path.exists() and self.path.stat().st_size == _read_json(self._facts).get("size")
@@ -136,7 +156,7 @@ def _attempt(url: str, copy: _Copy, http: HttpSettings, what: str) -> int:
     headers = {"Accept-Encoding": "identity"}
     have = copy.part.stat().st_size if copy.part_etag else 0
     if copy.etag:
-        headers["If-None-Match"] = copy.etag
+        headers["If-None-Match" if '"' in copy.etag else "If-Modified-Since"] = copy.etag
     elif have:
         headers |= {"Range": f"bytes={have}-", "If-Range": copy.part_etag}
     try:
@@ -145,6 +165,10 @@ def _attempt(url: str, copy: _Copy, http: HttpSettings, what: str) -> int:
         ) as response:
             if response.status_code == 304:
                 return 0
+            if response.status_code == 416 or not _continues(response, have):
+                # what we have is no beginning of what there is now
+                copy.forget_part()
+                raise _RetriableError("the server has another file than the one that was being resumed")
             _require_success(response, url, what)
             return _receive(response, copy, have if response.status_code == 206 else 0)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
@@ -155,7 +179,7 @@ def _receive(response: requests.Response, copy: _Copy, start: int) -> int:
     """Append the body to the partial file and, once it is whole, make it the copy."""
     etag = response.headers.get("ETag") or response.headers.get("Last-Modified", "")
     expected = response.headers.get("Content-Length")
-    copy.begin(etag if not etag.startswith("W/") else "")
+    copy.begin(etag if not etag.startswith("W/") else "", start)
     received = 0
     with copy.part.open("ab" if start else "wb") as file:
         for chunk in response.iter_content(CHUNK_BYTES):
@@ -165,6 +189,13 @@ def _receive(response: requests.Response, copy: _Copy, start: int) -> int:
         raise _RetriableError(f"the body has {received} bytes and not the {expected} that its header says")
     copy.finish(etag)
     return received
+
+
+def _continues(response: requests.Response, have: int) -> bool:
+    """Whether a partial answer begins where our part ends."""
+    if response.status_code != 206:
+        return True
+    return bool(re.match(rf"bytes {have}-", response.headers.get("Content-Range", "")))
 
 
 def _require_success(response: requests.Response, url: str, what: str) -> None:
@@ -177,9 +208,6 @@ def _require_success(response: requests.Response, url: str, what: str) -> None:
             f"{what}: not published: {shown} answers {status}. The TLC publishes a month about two months "
             "after its end; choose an earlier --date, or check TAXI_BASE_URL."
         )
-    if status == 416:
-        # what we have is longer than what there is now: start over
-        raise _RetriableError("the server has another file than the one that was being resumed")
     if status in RETRIED_STATUSES:
         raise _RetriableError(f"the server answers {status} {response.reason}", _retry_after(response))
     raise SourceError(f"{what}: {shown} answers {status} {response.reason}. Check TAXI_BASE_URL in .env.")

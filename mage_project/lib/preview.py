@@ -9,8 +9,9 @@ if TYPE_CHECKING:
 
     from mage_project.lib.dataset import Dataset
 
-PREVIEW_ROWS = 10
-PREVIEW_WIDTH = 110
+PREVIEW_ROWS = 5
+# a notebook beside the tree, on a laptop, holds about this many characters
+PREVIEW_WIDTH = 80
 
 
 def describe(dataset: Dataset) -> str:

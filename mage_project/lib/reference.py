@@ -19,6 +19,13 @@ from mage_project.lib.errors import DatasetMisuseError
 # What pandas, scikit-learn, xgboost, joblib and IPython ask of any object; "no" is the right answer.
 _PROBES = ("to_dict", "get_booster", "fit", "predict", "to_json")
 
+# Operators that mean something for a column of values; `==` would otherwise answer False and go on.
+_OPERATORS = (
+    *("lt", "le", "eq", "ne", "gt", "ge", "neg", "pos", "invert", "abs"),
+    *("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"),
+    *("radd", "rsub", "rmul", "rmatmul", "rtruediv", "rfloordiv", "rmod", "rpow", "rand", "ror", "rxor"),
+)
+
 
 class HandedOver:
     """A reference to a dataset. Open it with `received(x)`; using it as a table raises an error."""
@@ -34,16 +41,26 @@ class HandedOver:
     def __repr__(self) -> str:
         return self.isoformat()
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def __getattr__(self, name: str) -> Any:
+        if name == "__iter__":
+            # pandas asks the object and then converts it, which refuses; Mage asks the class, and
+            # would store something iterable piece by piece
+            return lambda: self[:]
         if name.startswith("_") or name in _PROBES:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         _refuse(self, f".{name}")
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        _refuse(self, f".{name} = …")
 
     def __getitem__(self, key: object) -> NoReturn:
         _refuse(self, "[…]")
 
     def __setitem__(self, key: object, value: object) -> NoReturn:
         _refuse(self, "[…] = …")
+
+    def __delitem__(self, key: object) -> NoReturn:
+        _refuse(self, "with del […]")
 
     def __bool__(self) -> NoReturn:
         _refuse(self, "as a truth value")
@@ -54,11 +71,21 @@ class HandedOver:
     def __array__(self, *args: object, **kwargs: object) -> NoReturn:
         _refuse(self, "as an array")
 
+    __hash__ = object.__hash__
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Mage reloads modules while a notebook is open, so the class is looked up now: pickle
         # refuses an object of the class that was there before
         restore = importlib.import_module(__name__).restore
         return restore, (self.__dict__["_facts"], self.__dict__["_text"])
+
+
+def _refuse_operator(self: HandedOver, *_others: object) -> NoReturn:
+    _refuse(self, "with an operator")
+
+
+for _operator in _OPERATORS:
+    setattr(HandedOver, f"__{_operator}__", _refuse_operator)
 
 
 def restore(facts: dict[str, Any], text: str) -> HandedOver:

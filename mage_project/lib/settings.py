@@ -169,16 +169,12 @@ def export_environment(settings: Settings) -> dict[str, str]:
     postgres = settings.require_postgres()
     exported = {
         "CANTRIP_PROFILE": settings.profile,
-        "CANTRIP_HOME": str(settings.home),
         "POSTGRES_HOST": postgres.host,
         "POSTGRES_PORT": str(postgres.port),
         "POSTGRES_DBNAME": postgres.dbname,
         "POSTGRES_SCHEMA": postgres.schema,
         "POSTGRES_USER": postgres.user,
         "POSTGRES_PASSWORD": postgres.password,
-        "TAXI_BASE_URL": settings.taxi.base_url,
-        "TAXI_FORMAT": settings.taxi.format,
-        "TAXI_ZONES_URL": settings.taxi.zones_url,
         "MAGE_DATABASE_CONNECTION_URL": settings.mage_database_url or "",
         "MAGE_DATA_DIR": str(settings.mage_data_folder),
         # a laptop's notebook on 127.0.0.1 needs no login; elsewhere Mage's own default (a login) stays
