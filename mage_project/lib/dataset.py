@@ -177,6 +177,8 @@ def stage(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path, *, s
                 rows += batch.num_rows
         aside.rename(path)
     except OSError as error:
+        if error.errno is None:
+            raise  # a reader's word for a damaged file, not the disk's
         raise SinkError(
             f"{slice}: can't stage rows in {path.parent}: {error.strerror or error}. "
             "Free some space (`./cantrip clean`), or set CANTRIP_HOME to a larger disk."
@@ -207,6 +209,12 @@ def _mapped(dataset: Dataset, function: Callable, name: str) -> Iterator[pa.Reco
                 "A map may drop rows, not add them: load the other rows as a dataset of their own."
             )
         schema = schema or _mapped_schema(frame, dataset.schema, name)
+        more = [str(column) for column in frame.columns if column not in schema.names]
+        if more:
+            raise DataError(
+                f"{dataset.slice}: {name} gave back the column {more[0]!r}, which the batches before don't have. "
+                "Give back the same columns for every batch."
+            )
         yield _conformed(frame, schema, dataset.slice, name)
 
 

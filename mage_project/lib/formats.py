@@ -35,6 +35,10 @@ _READ_ERRORS: tuple[type[Exception], ...] = (  # type: ignore[assignment]
 )
 
 
+class _PageError(pa.ArrowInvalid):
+    """The first line is a web page's."""
+
+
 @dataclass(frozen=True)
 class Opened:
     """A file's schema and its batches, to be read once."""
@@ -64,7 +68,11 @@ def open_file(path: Path, format: str, csv_type: Callable[[str], pa.DataType], w
             quoted_strings_can_be_null=False,
         )
         read = pacsv.ReadOptions(column_names=names, block_size=CSV_BLOCK_BYTES, use_threads=True)
-        reader = pacsv.open_csv(stream, read_options=read, convert_options=options)
+        if not stream.peek(1):
+            yield Opened(pa.schema(types.items()), iter(()))  # a month without rows
+            return
+        with _locating(path, format, types, what):
+            reader = pacsv.open_csv(stream, read_options=read, convert_options=options)
         yield Opened(reader.schema, _located(reader, path, format, types, what))
 
 
@@ -82,7 +90,7 @@ def _refusing(path: Path, format: str, what: str) -> Iterator[None]:
 def _reason(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         start = file.read(64).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")) or isinstance(error, _PageError):
         return "it is a web page (HTML), not data. The source answered with a page: check TAXI_BASE_URL."
     again = "The file is cut short or damaged: fetch it again with --refresh."
     if isinstance(error, EOFError):
@@ -91,7 +99,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 @contextmanager
-def _plain_bytes(path: Path, format: str) -> Iterator[IO[bytes]]:
+def _plain_bytes(path: Path, format: str) -> Iterator[io.BufferedReader]:
     if format == "csv.gz":
         with igzip.open(path, "rb") as stream:
             yield io.BufferedReader(stream, buffer_size=1 << 20)
@@ -110,7 +118,7 @@ def _header(stream: IO[bytes], path: Path, what: str) -> list[str]:
     if not names:
         raise DataError(f"{what}: {path.name} is empty: not even a header. Fetch it again with --refresh.")
     if line.lstrip().lower().startswith(("<!doctype", "<html", "<?xml")):
-        raise pa.ArrowInvalid("a page")
+        raise _PageError
     return names
 
 
@@ -121,9 +129,15 @@ def _located(
     types: Mapping[str, pa.DataType],
     what: str,
 ) -> Iterator[pa.RecordBatch]:
-    """Give the reader's batches; when a value can't be converted, read again as text to name its row."""
-    try:
+    with _locating(path, format, types, what):
         yield from reader
+
+
+@contextmanager
+def _locating(path: Path, format: str, types: Mapping[str, pa.DataType], what: str) -> Iterator[None]:
+    """When a value can't be converted, read again as text to name its row."""
+    try:
+        yield
     except pa.ArrowInvalid as error:
         found = _first_bad_value(path, format, types) if "conversion error" in str(error) else None
         if found is None:
@@ -140,7 +154,10 @@ def _first_bad_value(
 ) -> tuple[str, int, str, pa.DataType] | None:
     """Find the first value that its type refuses: (column, row counted from 1 after the header, text, type)."""
     options = pacsv.ConvertOptions(
-        column_types=dict.fromkeys(types, pa.string()), null_values=[""], strings_can_be_null=True
+        column_types=dict.fromkeys(types, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
     )
     with _plain_bytes(path, format) as stream:
         stream.readline()

@@ -110,7 +110,7 @@ class _Copy:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Let one run at a time fetch this URL: two would write into one partial file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
         with self.folder.with_suffix(".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -128,6 +128,7 @@ class _Copy:
         return _read_json(self._part_facts).get("etag", "") if self.part.exists() else ""
 
     def begin(self, etag: str, start: int) -> None:
+        self.folder.mkdir(exist_ok=True)
         if not start:
             self.part.unlink(missing_ok=True)
         self._part_facts.write_text(json.dumps({"etag": etag}))

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,9 @@ def _running_pid(data: Path) -> int | None:
         return None
     except psutil.AccessDenied:
         return pid
-    return pid if str(data) in command else None
+    # by the folder and not by its name: a home may be named by a link, and two servers would ruin the data
+    folders = (Path(after) for option, after in pairwise(command) if option == "-D")
+    return pid if any(folder.exists() and folder.samefile(data) for folder in folders) else None
 
 
 def _remove_stale_pid(data: Path) -> None:

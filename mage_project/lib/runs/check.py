@@ -37,6 +37,7 @@ DECORATORS = (
     "condition",
     "test",
 )
+DECORATOR_MODULE = "mage_ai.data_preparation.decorators"
 ENV_VAR = re.compile(r"env_var\(\s*['\"]([A-Z0-9_]+)['\"]\s*\)")
 TEMPLATE_VAR = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 # what Mage and our own window give every SQL block
@@ -81,7 +82,7 @@ def check_project(project: Path = PROJECT) -> Report:
         report.pipelines += 1
         try:
             pipeline = read_pipeline(name, project)
-        except (ConfigurationError, KeyError, TypeError) as error:
+        except (ConfigurationError, AttributeError, KeyError, TypeError) as error:
             report.add(path, 1, f"can't be read as a pipeline: {error}", project)
             continue
         _check_graph(pipeline, report, project)
@@ -152,12 +153,12 @@ def _check_triggers(pipeline: PipelineSpec, report: Report, project: Path) -> No
 
     try:
         triggers = (yaml.safe_load(path.read_text()) or {}).get("triggers") or []
-    except (yaml.YAMLError, AttributeError) as error:
+        intervals = [trigger.get("schedule_interval") for trigger in triggers]
+    except (yaml.YAMLError, AttributeError, TypeError) as error:
         report.add(path, 1, f"can't be read: {' '.join(str(error).split())}", project)
         return
-    for trigger in triggers:
-        interval = trigger.get("schedule_interval")
-        if interval and interval not in ("@once", "@always_on") and not croniter.is_valid(interval):
+    for interval in intervals:
+        if interval and interval not in ("@once", "@always_on") and not croniter.is_valid(str(interval)):
             line = _line_in(path, str(interval))
             report.add(path, line, f"schedule {interval!r} is neither cron nor one of Mage's words", project)
 
@@ -188,10 +189,7 @@ def _check_python_block(pipeline: PipelineSpec, block: BlockSpec, report: Report
         return
     functions = marked.get(kind, [])
     if not functions:
-        text = f"no function is decorated with @{kind}"
-        if "not in globals()" not in block.path.read_text():
-            text += "; import decorators only under `if 'name' not in globals():`, or Mage finds none"
-        report.add(block.path, 1, text, project)
+        report.add(block.path, 1, f"no function is decorated with @{kind}", project)
         return
     function = functions[0]
     accepted = _accepted_inputs(function)
@@ -211,10 +209,15 @@ def _execute(path: Path, report: Report, project: Path) -> dict[str, list[Callab
     """Execute a block's file with noting decorators; give {decorator: functions}."""
     source = path.read_text()
     try:
-        ast.parse(source)
+        tree = ast.parse(source)
         code = compile(source, str(path), "exec")
     except SyntaxError as error:
         report.add(path, error.lineno or 1, f"does not parse: {error.msg}", project)
+        return None
+    unguarded = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == DECORATOR_MODULE]
+    if unguarded:
+        text = "import decorators only under `if 'name' not in globals():`, or Mage finds no decorated function"
+        report.add(path, unguarded[0].lineno, text, project)
         return None
     marked: dict[str, list[Callable]] = {}
 
@@ -277,9 +280,10 @@ def _matches(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, str]]:
 
 
 def _line_in(path: Path, word: str) -> int:
-    """Give the line of `path` that holds `word`, or 1."""
+    """Give the line of `path` that holds `word` as a word of its own, or 1."""
     lines = path.read_text().splitlines()
-    return next((number for number, line in enumerate(lines, 1) if word in line), 1)
+    whole = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
+    return next((number for number, line in enumerate(lines, 1) if whole.search(line)), 1)
 
 
 def _line_of(error: BaseException, path: Path) -> int:

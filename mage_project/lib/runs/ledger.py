@@ -33,7 +33,7 @@ from mage_project.lib.errors import ReconciliationError
 from mage_project.lib.runs.window import Window
 from mage_project.lib.settings import ROOT, PostgresSettings
 from mage_project.lib.sinks.postgres_server import engine_for
-from mage_project.lib.sinks.postgres_tables import quoted
+from mage_project.lib.sinks.postgres_tables import literal, quoted, run_plain
 from mage_project.lib.sinks.receipt import Receipt
 
 SCHEMA = "cantrip"
@@ -153,8 +153,8 @@ def differences(server: PostgresSettings, rows: list[dict[str, Any]]) -> dict[tu
             if connection.execute(text("SELECT to_regclass(:name)"), {"name": quoted(schema, table)}).scalar() is None:
                 found[row["pipeline"], row["slice"]] = f"{schema}.{table} is gone"
                 continue
-            count = connection.execute(
-                text(f"SELECT count(*) FROM {quoted(schema, table)} WHERE _slice = :slice"), {"slice": row["slice"]}
+            count = run_plain(
+                connection, f"SELECT count(*) FROM {quoted(schema, table)} WHERE _slice = {literal(row['slice'])}"
             ).scalar_one()
             if count != row["kept"]:
                 found[row["pipeline"], row["slice"]] = (

@@ -24,7 +24,7 @@ from mage_project.lib.reference import facts_of
 from mage_project.lib.runs.pipelines import PROJECT
 from mage_project.lib.runs.window import Window
 from mage_project.lib.settings import Settings, export_environment
-from mage_project.lib.sinks.postgres_server import ensure_database
+from mage_project.lib.sinks.postgres_server import engine_for_url, ensure_database, plain_reason
 
 logger = logging.getLogger(__name__)
 
@@ -141,14 +141,13 @@ def require_upstream_tests(pipeline_name: str, block_uuid: str) -> None:
 
 def recent_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
     """Give the newest pipeline runs as Mage's tables hold them, whoever started them."""
-    from sqlalchemy import create_engine, text
+    from sqlalchemy import text
     from sqlalchemy.exc import DBAPIError
-    from sqlalchemy.pool import NullPool
 
     settings.require_postgres()
-    engine = create_engine(str(settings.mage_database_url), poolclass=NullPool)
+    engine = engine_for_url(str(settings.mage_database_url))
     statement = text(
-        "SELECT r.id, r.pipeline_uuid AS pipeline, r.status::text AS status, r.execution_date, r.created_at, "
+        "SELECT r.id, r.pipeline_uuid AS pipeline, CAST(r.status AS TEXT) AS status, r.execution_date, r.created_at, "
         "r.completed_at, s.name AS trigger, r.variables->>'window' AS window FROM pipeline_run r "
         "LEFT JOIN pipeline_schedule s ON s.id = r.pipeline_schedule_id ORDER BY r.id DESC LIMIT :limit"
     )
@@ -158,7 +157,7 @@ def recent_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
     except DBAPIError as error:
         if "does not exist" in str(error.orig):
             return []  # nothing ran yet: Mage's tables come with the first run
-        raise CantripError(f"Mage's database can't be read: {str(error.orig).strip()}. Run `./cantrip up`.") from error
+        raise CantripError(f"Mage's database can't be read: {plain_reason(error)}. Run `./cantrip up`.") from error
     finally:
         engine.dispose()
 

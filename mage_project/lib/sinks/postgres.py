@@ -36,7 +36,7 @@ from mage_project.lib.sinks.postgres_tables import (
     partition_name,
     quoted,
     require_same_types,
-    run_ddl,
+    run_plain,
     sql_columns,
 )
 from mage_project.lib.sinks.receipt import Receipt
@@ -100,6 +100,8 @@ class PostgresTable:
                 try:
                     connection.execute(text("SELECT pg_advisory_lock(hashtextextended(:key, 0))"), key)
                 except DBAPIError as error:
+                    if not _is_lock_timeout(error):
+                        raise
                     raise SinkError(
                         f"{slice}: another run has been replacing this slice of {self.where} for more than "
                         f"{self.lock_seconds:.0f} s. Nothing was loaded. Wait for it, or raise SLICE_LOCK_SECONDS."
@@ -118,11 +120,11 @@ class PostgresTable:
                 {"schema": self.schema, "prefix": aside[:-6], "length": len(aside)},
             ).scalars()
             for name in stale.all():
-                run_ddl(connection, f"DROP TABLE {quoted(self.schema, name)}")
+                run_plain(connection, f"DROP TABLE {quoted(self.schema, name)}")
             parent = quoted(self.schema, self.table)
-            run_ddl(connection, f"CREATE TABLE {quoted(self.schema, aside)} (LIKE {parent} INCLUDING ALL)")
+            run_plain(connection, f"CREATE TABLE {quoted(self.schema, aside)} (LIKE {parent} INCLUDING ALL)")
             # the slice is the same in every row: a default spares sending it, the CHECK spares ATTACH a scan
-            run_ddl(
+            run_plain(
                 connection,
                 f"ALTER TABLE {quoted(self.schema, aside)} ALTER COLUMN {SLICE_COLUMN} SET DEFAULT {literal(slice)}, "
                 f"ADD CONSTRAINT {SLICE_COLUMN}_is CHECK ({SLICE_COLUMN} = {literal(slice)})",
@@ -151,10 +153,10 @@ class PostgresTable:
         started: float,
         record: Record,
     ) -> Receipt:
+        loaded = quoted(self.schema, aside)
         with engine.connect() as connection:
-            rows, size = connection.execute(
-                text(f"SELECT count(*), pg_total_relation_size(:name) FROM {quoted(self.schema, aside)}"),
-                {"name": quoted(self.schema, aside)},
+            rows, size = run_plain(
+                connection, f"SELECT count(*), pg_total_relation_size({literal(loaded)}) FROM {loaded}"
             ).one()
         if rows != dataset.rows:
             raise ReconciliationError(
@@ -180,21 +182,21 @@ class PostgresTable:
     def _swap_partition(self, connection: Connection, slice: str, aside: str, _columns: dict[str, str]) -> None:
         name = partition_name(self.table, slice)
         parent = quoted(self.schema, self.table)
-        run_ddl(connection, f"DROP TABLE IF EXISTS {quoted(self.schema, name)}")
-        run_ddl(connection, f"ALTER TABLE {quoted(self.schema, aside)} RENAME TO {quoted(name)}")
+        run_plain(connection, f"DROP TABLE IF EXISTS {quoted(self.schema, name)}")
+        run_plain(connection, f"ALTER TABLE {quoted(self.schema, aside)} RENAME TO {quoted(name)}")
         bound = f"FOR VALUES IN ({literal(slice)})"
-        run_ddl(connection, f"ALTER TABLE {parent} ATTACH PARTITION {quoted(self.schema, name)} {bound}")
+        run_plain(connection, f"ALTER TABLE {parent} ATTACH PARTITION {quoted(self.schema, name)} {bound}")
 
     def _swap_rows(self, connection: Connection, slice: str, aside: str, columns: dict[str, str]) -> None:
         table, names = quoted(self.schema, self.table), ", ".join(quoted(name) for name in [*columns, SLICE_COLUMN])
-        run_ddl(connection, f"DELETE FROM {table} WHERE {SLICE_COLUMN} = {literal(slice)}")
-        run_ddl(connection, f"INSERT INTO {table} ({names}) SELECT {names} FROM {quoted(self.schema, aside)}")
-        run_ddl(connection, f"DROP TABLE {quoted(self.schema, aside)}")
+        run_plain(connection, f"DELETE FROM {table} WHERE {SLICE_COLUMN} = {literal(slice)}")
+        run_plain(connection, f"INSERT INTO {table} ({names}) SELECT {names} FROM {quoted(self.schema, aside)}")
+        run_plain(connection, f"DROP TABLE {quoted(self.schema, aside)}")
 
     def _drop(self, engine: Engine, aside: str) -> None:
         try:
             with engine.begin() as connection:
-                run_ddl(connection, f"DROP TABLE IF EXISTS {quoted(self.schema, aside)}")
+                run_plain(connection, f"DROP TABLE IF EXISTS {quoted(self.schema, aside)}")
         except DBAPIError as error:
             logger.warning("%s stays behind (%s); the next run of the slice removes it", aside, plain_reason(error))
 

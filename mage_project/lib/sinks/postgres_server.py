@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import psycopg2
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from mage_project.lib.errors import CantripError, ConfigurationError, SinkError
 from mage_project.lib.settings import PostgresSettings
+from mage_project.lib.sinks.postgres_tables import quoted, run_plain
 
 CONNECT_SECONDS = 10
 
@@ -71,10 +72,10 @@ def _create_database(server: PostgresSettings, dbname: str) -> None:
     engine = _engine(server, "postgres")
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            name = '"' + dbname.replace('"', '""') + '"'
-            connection.execute(text(f"CREATE DATABASE {name}"))
+            run_plain(connection, f"CREATE DATABASE {quoted(dbname)}")
     except DBAPIError as error:
-        if not isinstance(error.orig, psycopg2.errors.DuplicateDatabase):
+        # another process made it meanwhile: before we looked, or while we waited for its catalog row
+        if not isinstance(error.orig, psycopg2.errors.DuplicateDatabase | psycopg2.errors.UniqueViolation):
             raise SinkError(
                 f"the database {dbname!r} is not on {server.host}:{server.port}, and user {server.user!r} may not "
                 f"create it ({plain_reason(error)}). Create it, or check POSTGRES_DBNAME."
@@ -83,11 +84,11 @@ def _create_database(server: PostgresSettings, dbname: str) -> None:
         engine.dispose()
 
 
-def ensure_database(url: str) -> None:
-    """Make the database that a connection URL names, when it is a PostgreSQL one and missing."""
+def engine_for_url(url: str) -> Engine:
+    """Give an engine for a connection URL; of a PostgreSQL one, with `engine_for`'s promises."""
     parts = make_url(url)
     if not parts.drivername.startswith("postgresql"):
-        return
+        return create_engine(url, poolclass=NullPool)
     server = PostgresSettings(
         host=parts.host or "127.0.0.1",
         port=parts.port or 5432,
@@ -95,4 +96,10 @@ def ensure_database(url: str) -> None:
         user=parts.username or "",
         password=parts.password or "",
     )
-    engine_for(server).dispose()
+    return engine_for(server)
+
+
+def ensure_database(url: str) -> None:
+    """Make the database that a connection URL names, when it is a PostgreSQL one and missing."""
+    if make_url(url).drivername.startswith("postgresql"):
+        engine_for_url(url).dispose()

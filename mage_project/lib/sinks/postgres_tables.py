@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, CursorResult, text
 
 from mage_project.lib.errors import DataError, SinkError
 
 SLICE_COLUMN = "_slice"
-MAX_NAME = 63
+MAX_NAME = 63  # bytes; PostgreSQL cuts what is longer, without an error
 
 _EXACT_TYPES = {
     pa.bool_(): "boolean",
@@ -55,10 +56,15 @@ def sql_type(field: pa.Field) -> str:
 
 
 def sql_columns(schema: pa.Schema) -> dict[str, str]:
-    """Give {column: SQL type} for a dataset's schema. Raises DataError when two names become one."""
+    """Give {column: SQL type} for a dataset's schema. Raises DataError for names that would become one or be cut."""
     columns: dict[str, str] = {}
     for field in schema:
         name = column_name(field.name)
+        if len(name.encode()) > MAX_NAME:
+            raise DataError(
+                f"the column name {name!r} is longer than the {MAX_NAME} bytes that PostgreSQL keeps of one. "
+                "Rename it in the feed's schema.py."
+            )
         if name in columns or name == SLICE_COLUMN:
             raise DataError(f"two columns are called {name!r} in lower case. Rename one in the feed's schema.py.")
         columns[name] = sql_type(field)
@@ -70,12 +76,12 @@ def partition_name(table: str, slice: str, suffix: str = "") -> str:
     plain = f"{table}__{re.sub(r'[^a-z0-9]+', '_', slice.lower())}"
     digest = hashlib.sha256(f"{table}\0{slice}".encode()).hexdigest()[:8]
     room = MAX_NAME - len(digest) - len(suffix) - 1
-    return f"{plain[:room]}_{digest}{suffix}"
+    return f"{plain.encode()[:room].decode(errors='ignore')}_{digest}{suffix}"
 
 
-def run_ddl(connection: Connection, statement: str) -> None:
+def run_plain(connection: Connection, statement: str) -> CursorResult[Any]:
     """Run a statement made of quoted names and literals as it stands: `:` and `%` in them mean nothing."""
-    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+    return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 def literal(value: str) -> str:
@@ -90,21 +96,26 @@ def ensure_table(
 
     Runs in the caller's transaction. Raises SinkError when the table exists with other types.
     """
+    for name in (schema, table):
+        if len(name.encode()) > MAX_NAME:
+            raise SinkError(
+                f"{name!r} is longer than the {MAX_NAME} bytes that PostgreSQL keeps of a name. Shorten it."
+            )
     # two first runs at once would race for the same catalog rows
     connection.execute(
         text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"ddl {schema}.{table}"}
     )
-    run_ddl(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
+    run_plain(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
     existing = columns_of(connection, schema, table)
     if not existing:
-        run_ddl(connection, _create_statement(schema, table, columns, partitioned))
+        run_plain(connection, _create_statement(schema, table, columns, partitioned))
         if not partitioned:
-            run_ddl(connection, f"CREATE INDEX ON {quoted(schema, table)} ({quoted(SLICE_COLUMN)})")
+            run_plain(connection, f"CREATE INDEX ON {quoted(schema, table)} ({quoted(SLICE_COLUMN)})")
         return []
     _require_ours(connection, schema, table, existing, partitioned)
     added = [name for name in columns if name not in existing]
     for name in added:
-        run_ddl(connection, f"ALTER TABLE {quoted(schema, table)} ADD COLUMN {quoted(name)} {columns[name]}")
+        run_plain(connection, f"ALTER TABLE {quoted(schema, table)} ADD COLUMN {quoted(name)} {columns[name]}")
     require_same_types(existing, {name: columns[name] for name in columns if name in existing}, f"{schema}.{table}")
     return added
 
@@ -142,14 +153,15 @@ def _create_statement(schema: str, table: str, columns: dict[str, str], partitio
 
 
 def _require_ours(connection: Connection, schema: str, table: str, existing: dict[str, str], partitioned: bool) -> None:
-    kind = connection.execute(
+    kind, key = connection.execute(
         text(
-            "SELECT c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "SELECT c.relkind, pg_get_partkeydef(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE n.nspname = :schema AND c.relname = :table"
         ),
         {"schema": schema, "table": table},
-    ).scalar_one()
-    if SLICE_COLUMN not in existing or (partitioned and kind != "p") or (not partitioned and kind != "r"):
+    ).one()
+    ours = key == f"LIST ({SLICE_COLUMN})" if partitioned else kind == "r" and SLICE_COLUMN in existing
+    if not ours:
         wanted = (
             f"partitioned by list ({SLICE_COLUMN})" if partitioned else f"a plain table with a column {SLICE_COLUMN}"
         )

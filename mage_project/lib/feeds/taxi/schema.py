@@ -106,10 +106,17 @@ def conform_to(color: str, found: pa.Schema, what: str, url: str) -> Conform:
     """Plan the way from a file's schema to the declared one.
 
     New columns stay, behind the declared ones, with a notice. Raises DataError for a missing
-    column, naming the nearest one found.
+    column, naming the nearest one found, and for two columns that are one without their case.
     """
     declared = SCHEMAS[color]
-    by_name = {RENAMED.get(name, name).lower(): name for name in found.names}
+    keys = [RENAMED.get(name, name).lower() for name in found.names]
+    twice = [name for name, key in zip(found.names, keys, strict=True) if keys.count(key) > 1]
+    if twice:
+        raise DataError(
+            f"{what}: the columns {' and '.join(map(repr, twice))} of {url} are one and the same without their case. "
+            "Nothing was loaded. Which one is meant? Tell it in RENAMED in mage_project/lib/feeds/taxi/schema.py."
+        )
+    by_name = dict(zip(keys, found.names, strict=True))
     missing = [name for name in declared.names if name.lower() not in by_name and name not in ADDED_LATER]
     if missing:
         raise DataError(_missing_text(missing[0], found.names, what, url))
@@ -138,7 +145,7 @@ def _cast(values: pa.Array, field: pa.Field, what: str, url: str, rows_before: i
         return values.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         index = first_uncastable(values, field.type) if isinstance(error, pa.ArrowInvalid) else 0
-        value = values[index or 0].as_py()
+        value = values[index or 0].as_py() if len(values) else None
         raise DataError(
             f"{what}: row {rows_before + (index or 0) + 1:,} of {url} holds {value!r} in column {field.name!r}, "
             f"which is no {field.type}. Nothing was loaded. "

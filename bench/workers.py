@@ -1,0 +1,120 @@
+"""One measured process each: `python -m bench.workers ours|stock|idle|staging …` prints one JSON line.
+
+Mage is imported and its tables are ready before the clock starts, on every side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import sys
+import time
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mage_project.lib.settings import export_environment, load_settings
+
+STOCK = Path(__file__).parent / "stock_blocks"
+
+
+def ours(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The three blocks of api_to_postgres with their inline tests, the file fetched anew."""
+    from mage_project.lib.runs import mage
+    from mage_project.lib.runs.context import drop_staged
+    from mage_project.lib.runs.window import window_holding
+
+    settings = load_settings()
+    mage.prepare(settings)
+    window = window_holding(date.fromisoformat(arguments.date), "month")
+    outcome = mage.run_pipeline("api_to_postgres", window, {"color": "yellow", "refresh": "1"})
+    drop_staged(settings, outcome.run_id)
+    if outcome.error:
+        raise outcome.error
+    blocks = {block.uuid: block.seconds for block in outcome.blocks}
+    return {"seconds": outcome.seconds, "rows": outcome.blocks[-1].rows_out, "blocks": blocks}
+
+
+def stock(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same pipeline with Mage's own I/O blocks."""
+    seconds = _execute_stock("stock", {"url": arguments.url})
+    return {"seconds": seconds}
+
+
+def idle(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """A Mage process that runs a block which does nothing."""
+    return {"seconds": _execute_stock("idle", {})}
+
+
+def staging(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the staged file between blocks costs: written once, read once."""
+    from mage_project.lib.dataset import stage
+    from mage_project.lib.feeds.taxi.schema import conform_to, csv_type
+    from mage_project.lib.formats import open_file
+    from mage_project.lib.http import download
+
+    settings = load_settings()
+    raw = download(arguments.url, settings.raw_folder, settings.http, what="bench")
+    path = settings.staging_folder / "bench.arrow"
+
+    def batches() -> Any:
+        with open_file(raw.path, "csv.gz", partial(csv_type, "yellow"), "bench") as opened:
+            plan = conform_to("yellow", opened.schema, "bench", raw.url)
+            for batch in opened.batches:
+                yield plan.schema, plan.batch(batch, 0)
+
+    parse = _seconds(lambda: sum(batch.num_rows for _, batch in batches()))
+    schema = next(batches())[0]
+    written: list[Any] = []
+    both = _seconds(
+        lambda: written.append(stage((batch for _, batch in batches()), schema, path, slice="bench", source="bench"))
+    )
+    read = _seconds(lambda: sum(batch.num_rows for batch in written[0].batches()))
+    size = path.stat().st_size
+    path.unlink()
+    return {"parse_seconds": parse, "write_seconds": both - parse, "read_seconds": read, "megabytes": size / 1e6}
+
+
+def _execute_stock(name: str, variables: dict[str, Any]) -> float:
+    export_environment(load_settings())
+    sys.path.append(str(STOCK.parent))
+    from mage_ai.settings.repo import set_repo_path
+
+    set_repo_path(str(STOCK))
+    from mage_ai.data_preparation.models.pipeline import Pipeline
+    from mage_ai.orchestration.db import db_connection
+
+    db_connection.start_session()
+    pipeline = Pipeline.get(name, repo_path=str(STOCK))
+    return _seconds(
+        lambda: asyncio.run(
+            pipeline.execute(analyze_outputs=False, global_vars=variables, run_tests=True, update_status=False)
+        )
+    )
+
+
+def _seconds(work: Any) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["ours", "stock", "idle", "staging"])
+    parser.add_argument("--date", default="2021-01-01")
+    parser.add_argument("--url", default="")
+    arguments = parser.parse_args()
+    real = os.dup(1)
+    os.dup2(2, 1)  # Mage prints; the result must stand alone
+    result = globals()[arguments.what](arguments)
+    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    os.write(real, (json.dumps(result) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
