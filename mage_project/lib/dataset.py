@@ -87,8 +87,9 @@ class Dataset:
         try:
             dropped = self.count(where)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError) as error:
+            reason = str(error).splitlines()[0].partition(" in ")[0]  # Arrow lists the schema behind it
             raise DataError(
-                f"{self.slice}: rule {rule!r} can't be applied: {error}. "
+                f"{self.slice}: rule {rule!r} can't be applied: {reason}. "
                 f"The columns are {', '.join(self.schema.names)}."
             ) from error
         return replace(self, rules=(*self.rules, Rule(rule, where)), dropped=(*self.dropped, (rule, dropped)))

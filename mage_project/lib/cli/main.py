@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from mage_project.lib.cli import screen
 from mage_project.lib.cli.demo import demo
 from mage_project.lib.cli.records import ledger_command, runs_command
 from mage_project.lib.cli.run import run
@@ -43,7 +44,9 @@ for command in (up, down, status, run, check, ledger_command, runs_command, clea
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    sys.exit(invoke(sys.argv[1:] if arguments is None else arguments))
+    code = invoke(sys.argv[1:] if arguments is None else arguments)
+    screen.silence()
+    sys.exit(code)
 
 
 def invoke(arguments: list[str]) -> int:

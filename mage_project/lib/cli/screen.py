@@ -73,6 +73,13 @@ def chatter_to(log: Path, debug: bool) -> Iterator[tuple[Any, Any]]:
             os.dup2(real_err.fileno(), 2)
 
 
+def silence() -> None:
+    """Let nobody print after us: Mage's database clients do when the process ends."""
+    sys.stdout.flush()
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+
+
 def _shown(value: Any) -> str:
     if value is None:
         return ""

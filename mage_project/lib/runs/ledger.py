@@ -63,7 +63,7 @@ LEDGER = Table(
 
 # Variables of Mage's and of this run alone: a retry compares the others.
 _NOT_OURS = re.compile(
-    r"^(execution_|interval_|pipeline_|block_|trigger_|env$|event$|ds$|hr$|window$|refresh$|date$|context$)"
+    r"^(execution_|interval_|pipeline_|block_|trigger_|repo_path$|env$|event$|ds$|hr$|window$|refresh$|date$|context$)"
 )
 
 
@@ -131,8 +131,12 @@ def write_failed_run(
 
 
 def slices(server: PostgresSettings, pipeline: str | None = None) -> list[dict[str, Any]]:
-    """Give the newest entry of every slice and pipeline, oldest window first."""
-    return _read(server, pipeline, newest_only=True)
+    """Give the newest entry of every slice and pipeline, oldest window first.
+
+    A run that failed before it knew its slice stands under its window, until the same window is done.
+    """
+    rows = _read(server, pipeline, newest_only=True)
+    return [row for row in rows if not any(_makes_up_for(other, row) for other in rows)]
 
 
 def entries_of(server: PostgresSettings, run_id: str) -> list[dict[str, Any]]:
@@ -162,6 +166,13 @@ def differences(server: PostgresSettings, rows: list[dict[str, Any]]) -> dict[tu
                 )
     engine.dispose()
     return found
+
+
+def _makes_up_for(done: dict[str, Any], failed: dict[str, Any]) -> bool:
+    """Whether `failed` names no slice but its window, and `done` loaded that window later."""
+    same = all(done[name] == failed[name] for name in ("pipeline", "window_start", "window_end", "variables"))
+    nameless = failed["slice"] == str(Window(failed["window_start"], failed["window_end"]))
+    return same and nameless and done["state"] == "done" and done["finished_at"] > failed["finished_at"]
 
 
 def _write(connection: Connection, entry: Entry, state: str, receipts: dict, cause: str | None) -> None:

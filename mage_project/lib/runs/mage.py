@@ -139,6 +139,14 @@ def require_upstream_tests(pipeline_name: str, block_uuid: str) -> None:
             test_logger.removeHandler(lines)
 
 
+def is_last_block(run_number: int, block_uuid: str) -> bool:
+    """Whether every other block of a run has completed: then its staged files have served."""
+    from mage_ai.orchestration.db.models.schedules import BlockRun
+
+    others = BlockRun.query.filter(BlockRun.pipeline_run_id == run_number, BlockRun.block_uuid != block_uuid).all()
+    return all(other.status == BlockRun.BlockRunStatus.COMPLETED for other in others)
+
+
 def recent_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
     """Give the newest pipeline runs as Mage's tables hold them, whoever started them."""
     from sqlalchemy import text
@@ -229,7 +237,10 @@ def _execute(pipeline: Any, run: Any, block_run: Any, global_vars: dict[str, Any
     except Exception as error:
         if "Failed to pass tests" not in str(error):
             raise
-        raise DataError(f"{_failed_test(block_run.block_uuid, lines, error)} Nothing was written after it.") from error
+        failed = DataError(f"{_failed_test(block_run.block_uuid, lines, error)} Nothing was written after it.")
+        stored = executor.block.get_raw_outputs(block_run.block_uuid, execution_partition=run.execution_partition)
+        failed.slice = next((received(value).slice for value in stored if isinstance(value, HandedOver)), None)
+        raise failed from error
     finally:
         executor.logger.logger.removeHandler(lines)
     output = (result or {}).get("output") if isinstance(result, dict) else None
@@ -267,7 +278,8 @@ class _Lines(logging.Handler):
 
 def _failed_test(block_uuid: str, lines: _Lines, error: Exception) -> str:
     """Give which inline test failed and what its assertion says."""
-    text = "\n".join(lines.lines)
+    # of several failed tests, the first
+    text = "FAIL: " + "\n".join(lines.lines).partition("FAIL: ")[2].partition("FAIL: ")[0]
     name = text.partition("FAIL: ")[2].partition(" (block")[0].strip()
     said = text.rpartition("AssertionError")[2].lstrip(": ").partition('"')[0].splitlines()
     reason = said[0].strip() if said and said[0].strip() else str(error)

@@ -11,7 +11,7 @@ from mage_project.lib.dataset import Dataset
 from mage_project.lib.errors import CantripError
 from mage_project.lib.handover import received
 from mage_project.lib.runs import ledger, mage
-from mage_project.lib.runs.context import RunContext
+from mage_project.lib.runs.context import RunContext, drop_staged
 from mage_project.lib.sinks.postgres import PostgresTable
 from mage_project.lib.sinks.receipt import Receipt
 
@@ -44,6 +44,9 @@ def publish_to_postgres(
         _remember_failure(run, entry, error)
         raise
     logger.info("%s: %s rows in %s (%.2f s)", dataset.slice, f"{receipt.rows:,}", receipt.where, receipt.seconds)
+    run_number = run.variables.get("pipeline_run_id")
+    if run_number and mage.is_last_block(int(run_number), run.block):
+        drop_staged(run.settings, run.run_id)
     return receipt.as_dict()
 
 

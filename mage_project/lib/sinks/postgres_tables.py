@@ -79,7 +79,7 @@ def partition_name(table: str, slice: str, suffix: str = "") -> str:
     return f"{plain.encode()[:room].decode(errors='ignore')}_{digest}{suffix}"
 
 
-def run_plain(connection: Connection, statement: str) -> CursorResult[Any]:
+def run_plain(connection: Connection, statement: str) -> CursorResult[*tuple[Any, ...]]:
     """Run a statement made of quoted names and literals as it stands: `:` and `%` in them mean nothing."""
     return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
