@@ -42,7 +42,7 @@ def get(service: dict, name: str, **headers: str) -> requests.Response:
 
 
 def test_a_started_source_says_where_it_is_and_is_healthy(service: dict) -> None:
-    assert service["base_url"] == f"http://127.0.0.1:{service['port']}/trip-data"
+    assert service["base_url"] == f"http://127.0.0.1:{service['port']}/generated/trip-data"
     assert service["rows"] == ROWS
     assert sources.is_running(service)
     health = requests.get(f"http://127.0.0.1:{service['port']}/health", timeout=5)

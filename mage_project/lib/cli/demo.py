@@ -9,16 +9,17 @@ import click
 from mage_project.lib.cli import screen
 from mage_project.lib.cli.run import describe, execute, window_of
 from mage_project.lib.cli.services import start_services
+from mage_project.lib.local import sources
 from mage_project.lib.local.state import read_services
 from mage_project.lib.runs import ledger
 from mage_project.lib.runs.pipelines import read_pipeline
-from mage_project.lib.settings import load_settings, remember
+from mage_project.lib.settings import Settings, load_settings, remember
 
 MONTH = "2021-01-15"
-STEPS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("taxi_zones_to_postgres", {}),
-    ("api_to_postgres", {"color": "yellow"}),
-    ("api_to_postgres", {"color": "green"}),
+STEPS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("taxi_zones_to_postgres", "taxi_zones", {}),
+    ("api_to_postgres", "yellow/2021-01", {"color": "yellow"}),
+    ("api_to_postgres", "green/2021-01", {"color": "green"}),
 )
 
 
@@ -41,9 +42,13 @@ def demo(context: click.Context, rows: int) -> int:
         f"[bold]2[/bold] loading generated trips (not the TLC's) from the OFFLINE source {source['base_url']} …"
     )
     table = []
-    for name, variables in STEPS:
+    published = _published_slices(settings)
+    for name, slice, variables in STEPS:
         spec = read_pipeline(name)
         window = window_of(spec, MONTH)
+        if slice in published:
+            console.print(f"{slice}: left alone, it holds rows of {published[slice]}")
+            continue
         started = time.monotonic()
         outcome = execute(settings, spec, window, dict(variables), context.obj["debug"], quiet=True)
         seconds = time.monotonic() - started
@@ -64,3 +69,9 @@ def demo(context: click.Context, rows: int) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+def _published_slices(settings: Settings) -> dict[str, str]:
+    """Give the slices that hold published rows, and their source: generated ones never take their place."""
+    held = {row["slice"]: str(row["source"]) for row in ledger.held(settings.require_postgres())}
+    return {slice: source for slice, source in held.items() if f"{sources.PREFIX}/" not in source}

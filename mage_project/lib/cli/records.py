@@ -25,7 +25,7 @@ def ledger_command(pipeline: str | None, verify: bool, as_json: bool) -> int:
     """Show each slice: its window, rows fetched, kept, dropped by rule and loaded, and its state."""
     server = load_settings().require_postgres()
     rows = ledger.slices(server, pipeline)
-    differences = ledger.differences(server, rows) if verify else {}
+    differences = ledger.differences(server, ledger.held(server, pipeline)) if verify else {}
     if as_json:
         screen.print_json([{**row, "difference": differences.get((row["pipeline"], row["slice"]))} for row in rows])
         return 1 if differences else 0

@@ -1,4 +1,4 @@
-"""The publisher's server, offline: `/trip-data/{color}_tripdata_{yyyy-mm}.{parquet|csv.gz|csv}`.
+"""The publisher's server, offline: `/generated/trip-data/{color}_tripdata_{yyyy-mm}.{parquet|csv.gz|csv}`.
 
 A file is generated when it is first asked for and kept, so that it has a length, an ETag and ranges
 like a published one. As at the TLC, a month that isn't published answers 403 with an XML body, not 404.
@@ -31,6 +31,8 @@ from mage_project.lib.errors import CantripError
 from mage_project.lib.local import trips
 from mage_project.lib.settings import ROOT, child_environment
 
+# part of every URL, so that the ledger says of a row that nobody published it
+PREFIX = "/generated"
 MODULE = "mage_project.lib.local.sources"
 HOST = "127.0.0.1"
 ZONES_NAME = "taxi_zone_lookup.csv"
@@ -109,7 +111,7 @@ class HealthHandler(RequestHandler):
 
 async def serve(port: int, shelf: Shelf) -> None:
     """Answer on `port` until SIGTERM or SIGINT; a file under way is still finished."""
-    files = [(r"/trip-data/(.+_tripdata_[^/]+)", FileHandler), (f"/misc/({ZONES_NAME})", FileHandler)]
+    files = [(rf"{PREFIX}/trip-data/(.+_tripdata_[^/]+)", FileHandler), (f"{PREFIX}/misc/({ZONES_NAME})", FileHandler)]
     application = Application([*((*rule, {"shelf": shelf}) for rule in files), ("/health", HealthHandler)])
     loop, stop_asked = asyncio.get_running_loop(), asyncio.Event()
     loop.set_default_executor(ThreadPoolExecutor(2))  # a parquet file is all in memory while it is made
@@ -152,7 +154,7 @@ def start(folder: Path, rows: int, seed: int, home: Path, port: int | None = Non
             process.wait()
             raise CantripError(f"the offline taxi source didn't start on {url}; {log} says why.")
         time.sleep(0.05)
-    urls = {"base_url": f"{url}/trip-data", "zones_url": f"{url}/misc/{ZONES_NAME}"}
+    urls = {"base_url": f"{url}{PREFIX}/trip-data", "zones_url": f"{url}{PREFIX}/misc/{ZONES_NAME}"}
     return {"host": HOST, "port": port, "pid": process.pid, **urls, "rows": rows}
 
 

@@ -51,6 +51,7 @@ LEDGER = Table(
     Column("kept", BigInteger),
     Column("dropped", JSONB, nullable=False),
     Column("receipts", JSONB, nullable=False),
+    Column("source", Text),
     Column("error", Text),
     Column("variables", JSONB, nullable=False),
     Column("code_version", Text, nullable=False),
@@ -80,6 +81,7 @@ class Entry:
     fetched: int | None
     kept: int | None
     dropped: dict[str, int]
+    source: str | None = None
 
 
 def plain_variables(variables: Mapping[str, Any]) -> dict[str, str]:
@@ -139,19 +141,24 @@ def slices(server: PostgresSettings, pipeline: str | None = None) -> list[dict[s
     return [row for row in rows if not any(_makes_up_for(other, row) for other in rows)]
 
 
+def held(server: PostgresSettings, pipeline: str | None = None) -> list[dict[str, Any]]:
+    """Give the entry of what every slice holds now: the newest one that was published."""
+    return _read(server, pipeline, newest_only=True, published_only=True)
+
+
 def entries_of(server: PostgresSettings, run_id: str) -> list[dict[str, Any]]:
     """Give what one run wrote."""
     return [row for row in _read(server, None, newest_only=False) if row["run_id"] == run_id]
 
 
 def differences(server: PostgresSettings, rows: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
-    """Count every `done` slice in its table; give {(pipeline, slice): what differs}."""
+    """Count every slice of `rows` (from `held`) in its table; give {(pipeline, slice): what differs}."""
     found: dict[tuple[str, str], str] = {}
     engine = engine_for(server)
     with engine.connect() as connection:
         for row in rows:
             where = (row["receipts"].get("postgres") or {}).get("where")
-            if row["state"] != "done" or not where:
+            if not where:
                 continue
             schema, table = where.rpartition("/")[2].split(".", 1)
             if connection.execute(text("SELECT to_regclass(:name)"), {"name": quoted(schema, table)}).scalar() is None:
@@ -188,6 +195,7 @@ def _write(connection: Connection, entry: Entry, state: str, receipts: dict, cau
         "kept": entry.kept,
         "dropped": entry.dropped,
         "receipts": receipts,
+        "source": entry.source,
         "error": cause,
         "variables": entry.variables,
         "code_version": code_version(),
@@ -207,13 +215,17 @@ def ensure_ledger(connection: Connection) -> None:
         LEDGER.create(connection, checkfirst=True)
 
 
-def _read(server: PostgresSettings, pipeline: str | None, newest_only: bool) -> list[dict[str, Any]]:
+def _read(
+    server: PostgresSettings, pipeline: str | None, newest_only: bool, published_only: bool = False
+) -> list[dict[str, Any]]:
     engine = engine_for(server)
     with engine.begin() as connection:
         ensure_ledger(connection)
         statement = select(LEDGER)
         if pipeline:
             statement = statement.where(LEDGER.c.pipeline == pipeline)
+        if published_only:
+            statement = statement.where(LEDGER.c.state == "done")
         if newest_only:
             statement = statement.distinct(LEDGER.c.pipeline, LEDGER.c.slice).order_by(
                 LEDGER.c.pipeline, LEDGER.c.slice, LEDGER.c.finished_at.desc()

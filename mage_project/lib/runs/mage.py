@@ -9,6 +9,8 @@ triggers for its own, and would execute them a second time.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,6 +18,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from datetime import time as clock
 from typing import Any
+
+import psutil
 
 from mage_project.lib.dataset import Dataset
 from mage_project.lib.errors import CantripError, DataError
@@ -197,6 +201,7 @@ def _create_run(name: str, window: Window, variables: Mapping[str, Any]) -> Any:
             schedule_type=ScheduleType.TIME,
             status=ScheduleStatus.INACTIVE,
         )
+    _close_killed(trigger)
     start = datetime.combine(window.start, clock(), UTC)
     end = datetime.combine(window.end, clock(), UTC)
     # a partition of its own, or two runs of one window would share a folder of block outputs
@@ -206,6 +211,7 @@ def _create_run(name: str, window: Window, variables: Mapping[str, Any]) -> Any:
         pipeline_schedule_id=trigger.id,
         execution_date=start,
         create_block_runs=True,
+        metrics={"process": _this_process()},
         variables={
             **variables,
             "window": str(window),
@@ -215,6 +221,39 @@ def _create_run(name: str, window: Window, variables: Mapping[str, Any]) -> Any:
             "interval_seconds": (end - start) / timedelta(seconds=1),
         },
     )
+
+
+def _this_process() -> dict[str, Any]:
+    """Name this process, so that a later one can tell whether it still lives."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _close_killed(trigger: Any) -> None:
+    """Mark the runs whose process was killed as failed: nobody else would ever end them."""
+    from mage_ai.orchestration.db.models.schedules import BlockRun, PipelineRun
+
+    open_runs = PipelineRun.query.filter_by(
+        pipeline_schedule_id=trigger.id, status=PipelineRun.PipelineRunStatus.INITIAL
+    )
+    for run in open_runs.all():
+        if not _is_gone((run.metrics or {}).get("process") or {}):
+            continue
+        logger.info("run %s was killed; it is marked as failed", run.id)
+        for block_run in run.block_runs:
+            if block_run.status == BlockRun.BlockRunStatus.RUNNING:
+                block_run.update(status=BlockRun.BlockRunStatus.FAILED, completed_at=datetime.now(UTC))
+        _close(run, PipelineRun.PipelineRunStatus.FAILED)
+
+
+def _is_gone(process: Mapping[str, Any]) -> bool:
+    """Whether a process of this machine has ended; of another machine's nothing is known."""
+    if process.get("host") != socket.gethostname():
+        return False
+    try:
+        # a second's difference is the clock's, more is another process under the same number
+        return abs(psutil.Process(process["pid"]).create_time() - process["started"]) > 2
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _execute(pipeline: Any, run: Any, block_run: Any, global_vars: dict[str, Any]) -> Any:
@@ -239,7 +278,7 @@ def _execute(pipeline: Any, run: Any, block_run: Any, global_vars: dict[str, Any
             raise
         failed = DataError(f"{_failed_test(block_run.block_uuid, lines, error)} Nothing was written after it.")
         stored = executor.block.get_raw_outputs(block_run.block_uuid, execution_partition=run.execution_partition)
-        failed.slice = next((received(value).slice for value in stored if isinstance(value, HandedOver)), None)
+        failed.slice = next((facts["slice"] for facts in map(facts_of, stored) if facts), None)
         raise failed from error
     finally:
         executor.logger.logger.removeHandler(lines)

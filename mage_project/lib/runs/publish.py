@@ -65,6 +65,8 @@ def _entry(run: RunContext, dataset: Dataset) -> ledger.Entry:
         dataset.fetched,
         dataset.rows,
         dropped,
+        dataset.source,
+        dataset.source,
     )
 
 
