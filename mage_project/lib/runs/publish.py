@@ -66,7 +66,6 @@ def _entry(run: RunContext, dataset: Dataset) -> ledger.Entry:
         dataset.rows,
         dropped,
         dataset.source,
-        dataset.source,
     )
 
 

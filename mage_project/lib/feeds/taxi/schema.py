@@ -117,11 +117,11 @@ def conform_to(color: str, found: pa.Schema, what: str, url: str) -> Conform:
             "Nothing was loaded. Which one is meant? Tell it in RENAMED in mage_project/lib/feeds/taxi/schema.py."
         )
     by_name = dict(zip(keys, found.names, strict=True))
-    missing = [name for name in declared.names if name.lower() not in by_name and name not in ADDED_LATER]
-    if missing:
-        raise DataError(_missing_text(missing[0], found.names, what, url))
     known = {name.lower() for name in declared.names}
     new = [name for key, name in by_name.items() if key not in known]
+    missing = [name for name in declared.names if name.lower() not in by_name and name not in ADDED_LATER]
+    if missing:
+        raise DataError(_missing_text(missing[0], new or found.names, what, url))
     schema = pa.schema([*declared, *(pa.field(name, _storable(found.field(name).type)) for name in new)])
     notices = tuple(f"new column {name!r} ({schema.field(name).type}) in {url}: added as nullable" for name in new)
 
@@ -165,6 +165,7 @@ def _storable(type_: pa.DataType) -> pa.DataType:
 
 
 def _missing_text(name: str, found: list[str], what: str, url: str) -> str:
+    """`found`: the columns that nobody declared, since one of them may be the missing one."""
     near = difflib.get_close_matches(name.lower(), [other.lower() for other in found], n=1, cutoff=0.4)
     spelt = next((other for other in found if near and other.lower() == near[0]), None)
     seen = f"found {spelt!r}" if spelt else f"found {', '.join(found[:8])}{', …' if len(found) > 8 else ''}"
