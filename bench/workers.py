@@ -25,14 +25,12 @@ STOCK = Path(__file__).parent / "stock_blocks"
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     """The three blocks of api_to_postgres with their inline tests, the file fetched anew."""
     from mage_project.lib.runs import mage
-    from mage_project.lib.runs.context import drop_staged
     from mage_project.lib.runs.window import window_holding
 
     settings = load_settings()
     mage.prepare(settings)
     window = window_holding(date.fromisoformat(arguments.date), "month")
-    outcome = mage.run_pipeline("api_to_postgres", window, {"color": "yellow", "refresh": "1"})
-    drop_staged(settings, outcome.run_id)
+    outcome = mage.run_pipeline("api_to_postgres", window, {"color": "yellow", "refresh": "1"}, settings)
     if outcome.error:
         raise outcome.error
     blocks = {block.uuid: block.seconds for block in outcome.blocks}

@@ -1,8 +1,8 @@
 """Downloads: streamed, retried, resumed, verified, and kept by URL and ETag.
 
 A file is downloaded once: the copy under `.cantrip/raw/` is asked for again with its ETag (or its
-date, where the server gives no ETag), and a 304 answer costs no bytes. Only this module retries (with back-off, by stamina), and only what a
-retry can mend: lost connections, time-outs, 429 and 5xx.
+date, where the server gives no ETag), and a 304 answer costs no bytes. Only this module retries
+(with back-off, by stamina), and only what a retry can mend: lost connections, time-outs, 429 and 5xx.
 """
 
 from __future__ import annotations

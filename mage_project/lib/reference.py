@@ -48,7 +48,7 @@ class HandedOver:
             return lambda: self[:]
         if name.startswith("_") or name in _PROBES:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        _refuse(self, f".{name}")
+        return _refuse(self, f".{name}")
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         _refuse(self, f".{name} = …")

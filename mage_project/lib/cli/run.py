@@ -12,7 +12,7 @@ import click
 from mage_project.lib.cli import screen
 from mage_project.lib.errors import CantripError, ConfigurationError
 from mage_project.lib.runs import ledger
-from mage_project.lib.runs.context import drop_staged, sweep_staging
+from mage_project.lib.runs.context import sweep_staging
 from mage_project.lib.runs.pipelines import PipelineSpec, read_pipeline
 from mage_project.lib.runs.window import Window, parse_date, window_holding, windows_before
 from mage_project.lib.settings import Settings, load_settings, remember
@@ -91,8 +91,7 @@ def execute(
 
         mage.prepare(settings)
         sweep_staging(settings)
-        outcome = mage.run_pipeline(spec.name, window, variables, follow)
-        drop_staged(settings, outcome.run_id)
+        outcome = mage.run_pipeline(spec.name, window, variables, settings, follow)
         if outcome.error is not None:
             _remember_failure(settings, spec, window, variables, outcome)
     return outcome

@@ -25,6 +25,7 @@ from mage_project.lib.dataset import Dataset
 from mage_project.lib.errors import CantripError, DataError
 from mage_project.lib.handover import received
 from mage_project.lib.reference import facts_of
+from mage_project.lib.runs.context import drop_staged
 from mage_project.lib.runs.pipelines import PROJECT
 from mage_project.lib.runs.window import Window
 from mage_project.lib.settings import Settings, export_environment
@@ -74,11 +75,16 @@ def prepare(settings: Settings) -> None:
 
 
 def run_pipeline(
-    name: str, window: Window, variables: Mapping[str, Any], on_block: Callable[[str, str], None] = lambda *_: None
+    name: str,
+    window: Window,
+    variables: Mapping[str, Any],
+    settings: Settings,
+    on_block: Callable[[str, str], None] = lambda *_: None,
 ) -> Outcome:
     """Execute a pipeline for a window in this process; `on_block(uuid, state)` follows it.
 
-    Call `prepare` first. The error of a failed block is in the outcome, not raised.
+    Call `prepare` first. The error of a failed block is in the outcome, not raised. The run's staged
+    files are gone when it returns, and when it is interrupted.
     """
     from mage_ai.data_preparation.models.pipeline import Pipeline
     from mage_ai.orchestration.db.models.schedules import BlockRun, PipelineRun
@@ -105,13 +111,16 @@ def run_pipeline(
                 on_block(block_run.block_uuid, "failed")
                 break
             except BaseException:
+                block_run.update(status=BlockRun.BlockRunStatus.CANCELLED, completed_at=datetime.now(UTC))
                 _close(run, PipelineRun.PipelineRunStatus.CANCELLED)
+                drop_staged(settings, outcome.run_id)
                 raise
             block_run.update(status=BlockRun.BlockRunStatus.COMPLETED, completed_at=datetime.now(UTC))
             outcome.blocks.append(_block_outcome(pipeline, block_run.block_uuid, time.monotonic() - begun, outputs))
             on_block(block_run.block_uuid, "done")
     outcome.seconds = time.monotonic() - started
     outcome.datasets = [received(value) for value in outputs.values() if facts_of(value) is not None]
+    drop_staged(settings, outcome.run_id)
     failed = outcome.error is not None
     _close(run, PipelineRun.PipelineRunStatus.FAILED if failed else PipelineRun.PipelineRunStatus.COMPLETED)
     return outcome
