@@ -15,6 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def print_json(document: Any) -> None:
@@ -31,7 +32,8 @@ def print_table(
         numeric = bool(rows) and all(isinstance(row[index], int | float) or row[index] is None for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_shown(value) for value in row))
+        # as text: in a string, rich takes `[fare]` for markup and leaves it out
+        table.add_row(*(Text(_shown(value)) for value in row))
     (console or people()).print(table)
 
 

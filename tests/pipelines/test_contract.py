@@ -1,0 +1,167 @@
+"""Every block and pipeline of the project loads, in Mage as well, and is what the design promises."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+from unittest.mock import patch
+
+import pytest
+import yaml
+
+from mage_project.lib.runs.check import check_project
+from mage_project.lib.runs.pipelines import FOLDERS, PROJECT, BlockSpec, PipelineSpec, pipeline_names, read_pipeline
+from mage_project.lib.runs.window import CADENCES
+from mage_project.lib.settings import PROFILES, ROOT
+
+# A contract: names stay. Each block with the blocks that it takes its inputs from.
+CONTRACT: dict[str, dict[str, list[str]]] = {
+    "postgres_connection_test": {"postgres_connection_test": []},
+    "api_to_postgres": {
+        "load_api_data": [],
+        "transform_taxi_data": ["load_api_data"],
+        "taxi_data_to_postgres": ["transform_taxi_data"],
+    },
+    "taxi_zones_to_postgres": {"load_taxi_zones": [], "taxi_zones_to_postgres": ["load_taxi_zones"]},
+}
+CODE_LINES = 30
+
+PIPELINES = [read_pipeline(name) for name in pipeline_names()]
+BLOCKS = {block.path: block for pipeline in PIPELINES for block in pipeline.blocks}
+PYTHON_BLOCKS = [block for block in BLOCKS.values() if block.language == "python"]
+TESTED_BLOCKS = [block for block in PYTHON_BLOCKS if block.type in ("data_loader", "transformer")]
+
+
+def name_of(spec: BlockSpec | PipelineSpec) -> str:
+    return spec.uuid if isinstance(spec, BlockSpec) else spec.name
+
+
+def decorated(path: Path) -> dict[str, list[str]]:
+    """Give {decorator: names of the functions that carry it}."""
+    found: dict[str, list[str]] = {}
+    for node in ast.parse(path.read_text()).body:
+        for decorator in getattr(node, "decorator_list", []):
+            found.setdefault(ast.unparse(decorator), []).append(node.name)  # type: ignore[attr-defined]
+    return found
+
+
+def test_the_project_has_no_problem(tmp_path: Path) -> None:
+    with patch.dict(os.environ, {"CANTRIP_HOME": str(tmp_path), "POSTGRES_HOST": "", "CANTRIP_PROFILE": ""}):
+        report = check_project()
+    assert report.problems == []
+    assert (report.pipelines, report.blocks) == (len(PIPELINES), len(BLOCKS))
+
+
+def test_every_pipeline_of_the_contract_is_there_and_no_other() -> None:
+    assert sorted(CONTRACT) == pipeline_names()
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES, ids=name_of)
+def test_a_pipeline_has_the_blocks_of_the_contract_in_their_order(pipeline: PipelineSpec) -> None:
+    found = {block.uuid: list(block.upstream) for block in pipeline.blocks}
+    assert found == CONTRACT[pipeline.name]
+    assert list(found) == list(CONTRACT[pipeline.name])
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES, ids=name_of)
+def test_a_pipeline_declares_its_windows(pipeline: PipelineSpec) -> None:
+    assert pipeline.variables["cadence"] in CADENCES
+    assert pipeline.variables["offset"] >= 0
+
+
+def test_taxi_trips_are_loaded_by_month_two_months_late_and_yellow_by_default() -> None:
+    variables = read_pipeline("api_to_postgres").variables
+    assert (variables["cadence"], variables["offset"], variables["color"]) == ("month", 2, "yellow")
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES, ids=name_of)
+def test_downstream_mirrors_upstream_since_mage_reads_both(pipeline: PipelineSpec) -> None:
+    document = yaml.safe_load(pipeline.path.read_text())
+    assert document["uuid"] == document["name"] == pipeline.name
+    downstream = {block["uuid"]: set(block["downstream_blocks"]) for block in document["blocks"]}
+    for uuid, below in downstream.items():
+        assert below == {block.uuid for block in pipeline.blocks if uuid in block.upstream}
+
+
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=name_of)
+def test_a_block_only_wires(block: BlockSpec) -> None:
+    lines = [line.strip() for line in block.path.read_text().splitlines()]
+    assert 0 < sum(bool(line) and not line.startswith("#") for line in lines) <= CODE_LINES
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=name_of)
+def test_a_block_has_one_function_of_its_type_named_like_its_file(block: BlockSpec) -> None:
+    assert decorated(block.path)[block.type] == [block.uuid]
+
+
+@pytest.mark.parametrize("block", TESTED_BLOCKS, ids=name_of)
+def test_a_loader_or_transformer_has_inline_tests_whose_names_are_sentences(block: BlockSpec) -> None:
+    tests = decorated(block.path)["test"]
+    assert tests
+    assert all(len(name.split("_")) >= 3 for name in tests)
+
+
+def test_no_block_lies_about_unused() -> None:
+    files = {
+        path for folder in FOLDERS.values() for path in (PROJECT / folder).glob("*.*") if path.name != "__init__.py"
+    }
+    assert files == set(BLOCKS)
+
+
+def test_io_config_has_each_profile_with_the_same_keys_and_no_secret_in_it() -> None:
+    assert (PROJECT / "io_config.yaml").resolve() == ROOT / "io_config.yaml"
+    document = yaml.safe_load((ROOT / "io_config.yaml").read_text())
+    assert set(PROFILES) | {"default"} <= set(document)
+    for profile in (*PROFILES, "default"):
+        assert set(document[profile]) == set(document["default"])
+        for name, value in document[profile].items():
+            assert name == "POSTGRES_CONNECT_TIMEOUT" or value.startswith(f"{{{{ env_var('{name}'"), name
+
+
+LOADS_ALL = """
+    import json, sys
+    from mage_ai.settings.repo import set_repo_path
+    project, *names = sys.argv[1:]
+    set_repo_path(project)
+    from mage_ai.data_preparation.models.pipeline import Pipeline
+    found = {}
+    for name in names:
+        pipeline = Pipeline.get(name, repo_path=project)
+        pipeline.validate()
+        found[name] = {
+            uuid: {"upstream": block.upstream_block_uuids, "type": str(block.type), "content": block.content}
+            for uuid, block in pipeline.blocks_by_uuid.items()
+        }
+    print("FOUND " + json.dumps(found))
+"""
+
+
+def test_mage_itself_loads_every_pipeline_with_its_blocks(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MAGE_DATA_DIR": str(tmp_path / "data"),
+        "MAGE_DATABASE_CONNECTION_URL": f"sqlite:///{tmp_path / 'mage.db'}",
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(LOADS_ALL), str(PROJECT), *pipeline_names()],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.rpartition("FOUND ")[2])
+    assert {
+        name: {uuid: each["upstream"] for uuid, each in blocks.items()} for name, blocks in found.items()
+    } == CONTRACT
+    for pipeline in PIPELINES:
+        for block in pipeline.blocks:
+            assert found[pipeline.name][block.uuid]["content"] == block.path.read_text()
+            assert found[pipeline.name][block.uuid]["type"] == block.type
