@@ -115,6 +115,13 @@ class TestMapPandas:
         assert mapped.schema == trips.schema
         assert table_of(mapped).to_pydict() == pa.table(TRIPS).to_pydict()
 
+    def test_types_stay_when_the_first_batch_already_looks_otherwise(self, tmp_path: Path) -> None:
+        backwards = pa.table(TRIPS).take([5, 4, 3, 2, 1, 0])
+        trips = staged(tmp_path, backwards, batch_rows=3)  # the first three have an empty VendorID
+        mapped = trips.map_pandas(lambda frame: frame)
+        assert mapped.schema == trips.schema
+        assert table_of(mapped).to_pydict() == backwards.to_pydict()
+
     def test_rows_that_the_function_drops_are_counted_under_its_name(self, trips: Dataset) -> None:
         def without_refunds(frame: pd.DataFrame) -> pd.DataFrame:
             return frame[~(frame["fare_amount"] < 0)]

@@ -10,8 +10,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import requests
 
 from mage_project.lib.errors import CantripError, NotPublishedError, SinkError, SourceError
 from mage_project.lib.http import CHUNK_BYTES, Download, download, without_secrets
@@ -129,6 +131,23 @@ def test_a_part_that_is_already_whole_starts_over(server: Server, tmp_path: Path
     (found.path.parent / "part.json").write_text(json.dumps({"etag": found.etag}))
     assert fetch(server, tmp_path).path.read_bytes() == CONTENT
     assert [request.bytes_sent for request in server.requests] == [len(CONTENT), 0, len(CONTENT)]
+
+
+def test_a_server_that_continues_somewhere_else_is_asked_for_the_whole_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = requests.get
+
+    def ask_a_liar(*args: Any, **options: Any) -> requests.Response:
+        response = ask(*args, **options)
+        if response.status_code == 206:
+            response.headers["Content-Range"] = f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}"
+        return response
+
+    monkeypatch.setattr(requests, "get", ask_a_liar)
+    server.fault(NAME, "cut_body", after=CHUNK_BYTES)
+    assert fetch(server, tmp_path).path.read_bytes() == CONTENT
+    assert [request.headers.get("Range") for request in server.requests] == [None, f"bytes={CHUNK_BYTES}-", None]
 
 
 @pytest.mark.parametrize("lack", ["no_range", "no_etag"])

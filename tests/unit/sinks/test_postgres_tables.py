@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mage_project.lib.errors import DataError
@@ -32,11 +32,13 @@ def unquoted(identifier: str) -> str:
 
 
 @given(names)
+@example('trips"; DROP TABLE x; --')
 def test_a_quoted_identifier_is_one_identifier_whatever_it_contains(name: str) -> None:
     assert unquoted(quoted(name)) == name
 
 
 @given(names)
+@example("green'; DROP TABLE x; --")
 def test_a_literal_ends_where_it_should(value: str) -> None:
     text = literal(value)
     assert text[0] == text[-1] == "'"
