@@ -56,7 +56,7 @@ def staging(arguments: argparse.Namespace) -> dict[str, Any]:
     from mage_project.lib.http import download
 
     settings = load_settings()
-    raw = download(arguments.url, settings.raw_folder, settings.http, what="bench")
+    raw = download(arguments.url, settings.raw_folder, settings.http, what="bench", setting="TAXI_BASE_URL")
     path = settings.staging_folder / "bench.arrow"
 
     def batches() -> Any:

@@ -49,10 +49,11 @@ class _RetriableError(Exception):
         self.wait_seconds = wait_seconds
 
 
-def download(url: str, folder: Path, http: HttpSettings, *, what: str, refresh: bool = False) -> Download:
+def download(url: str, folder: Path, http: HttpSettings, *, what: str, setting: str, refresh: bool = False) -> Download:
     """Give a verified local copy of `url`, fetching only what is not there yet.
 
-    `what` names the thing in errors ("green 2021-02"). Raises NotPublishedError for 403 and 404,
+    `what` names the thing in errors ("green 2021-02"), and `setting` the variable that its address is
+    from. Raises NotPublishedError for 403 and 404,
     SourceError when the attempts are used up, SinkError when the disk is full.
     """
     shown = without_secrets(url)
@@ -71,7 +72,7 @@ def download(url: str, folder: Path, http: HttpSettings, *, what: str, refresh: 
                 copy.forget()
             for attempt in attempts:
                 with attempt:
-                    fetched += _attempt(url, copy, http, what)
+                    fetched += _attempt(url, copy, http, what, setting)
             return Download(copy.path, shown, copy.etag, copy.path.stat().st_size, fetched)
     except _RetriableError as error:
         raise SourceError(
@@ -81,7 +82,7 @@ def download(url: str, folder: Path, http: HttpSettings, *, what: str, refresh: 
     except OSError as error:
         if isinstance(error, requests.RequestException):
             reason = str(error).replace(url, shown)
-            raise SourceError(f"{what}: {shown} can't be asked for: {reason}. Check TAXI_BASE_URL in .env.") from error
+            raise SourceError(f"{what}: {shown} can't be asked for: {reason}. Check {setting} in .env.") from error
         raise SinkError(
             f"{what}: can't keep {shown} in {folder}: {error.strerror or error}. "
             "Free some space (`./cantrip clean`), or set CANTRIP_HOME to a larger disk."
@@ -152,7 +153,7 @@ class _Copy:
         return self.path.exists() and self.path.stat().st_size == _read_json(self._facts).get("size")
 
 
-def _attempt(url: str, copy: _Copy, http: HttpSettings, what: str) -> int:
+def _attempt(url: str, copy: _Copy, http: HttpSettings, what: str, setting: str) -> int:
     """One request: nothing new (304), the rest of a partial file (206), or the whole (200)."""
     headers = {"Accept-Encoding": "identity"}
     have = copy.part.stat().st_size if copy.part_etag else 0
@@ -170,7 +171,7 @@ def _attempt(url: str, copy: _Copy, http: HttpSettings, what: str) -> int:
                 # what we have is no beginning of what there is now
                 copy.forget_part()
                 raise _RetriableError("the server has another file than the one that was being resumed")
-            _require_success(response, url, what)
+            _require_success(response, url, what, setting)
             return _receive(response, copy, have if response.status_code == 206 else 0)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise _RetriableError(_plain(error)) from error
@@ -199,19 +200,19 @@ def _continues(response: requests.Response, have: int) -> bool:
     return bool(re.match(rf"bytes {have}-", response.headers.get("Content-Range", "")))
 
 
-def _require_success(response: requests.Response, url: str, what: str) -> None:
+def _require_success(response: requests.Response, url: str, what: str, setting: str) -> None:
     status = response.status_code
     if status in (200, 206):
         return
     shown = without_secrets(url)
     if status in (403, 404):
         raise NotPublishedError(
-            f"{what}: not published: {shown} answers {status}. The TLC publishes a month about two months "
-            "after its end; choose an earlier --date, or check TAXI_BASE_URL."
+            f"{what}: not published: {shown} answers {status}. "
+            f"It may come later: choose an earlier --date, or check {setting}."
         )
     if status in RETRIED_STATUSES:
         raise _RetriableError(f"the server answers {status} {response.reason}", _retry_after(response))
-    raise SourceError(f"{what}: {shown} answers {status} {response.reason}. Check TAXI_BASE_URL in .env.")
+    raise SourceError(f"{what}: {shown} answers {status} {response.reason}. Check {setting} in .env.")
 
 
 def _retry_after(response: requests.Response) -> float | None:

@@ -143,7 +143,7 @@ def load_settings(environment: Mapping[str, str] | None = None, root: Path = ROO
         postgres=postgres,
         postgres_is_embedded=not host,
         mage_database_url=mage_url,
-        embedded_port=None if host or "POSTGRES_PORT" not in values else int(_number(values, "POSTGRES_PORT", 0)),
+        embedded_port=None if host or "POSTGRES_PORT" not in values else _port(values),
         slice_lock_seconds=_number(values, "SLICE_LOCK_SECONDS", 600.0),
         taxi=TaxiSettings(
             base_url=values.get("TAXI_BASE_URL", TLC_BASE_URL).rstrip("/"),
@@ -221,7 +221,7 @@ def _postgres_from(values: Mapping[str, str], host: str) -> PostgresSettings:
         )
     return PostgresSettings(
         host=host,
-        port=int(_number(values, "POSTGRES_PORT", 5432)),
+        port=_port(values),
         dbname=values["POSTGRES_DBNAME"],
         user=values["POSTGRES_USER"],
         password=values["POSTGRES_PASSWORD"],
@@ -247,6 +247,13 @@ def _choice(values: Mapping[str, str], name: str, default: str, allowed: tuple[s
     if value not in allowed:
         raise ConfigurationError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
     return value
+
+
+def _port(values: Mapping[str, str]) -> int:
+    text = values.get("POSTGRES_PORT", "5432")
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ConfigurationError(f"POSTGRES_PORT is {text!r}; it must be a port from 1 to 65535.")
+    return int(text)
 
 
 def _number(values: Mapping[str, str], name: str, default: float) -> float:

@@ -43,7 +43,9 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def fetch(server: Server, tmp_path: Path, name: str = NAME, http: HttpSettings = QUICK, **options: bool) -> Download:
-    return download(f"{server.url}{name}", tmp_path / "raw", http, what="green 2021-02", **options)
+    return download(
+        f"{server.url}{name}", tmp_path / "raw", http, what="green 2021-02", setting="TAXI_BASE_URL", **options
+    )
 
 
 def files_of(tmp_path: Path) -> list[str]:
@@ -231,7 +233,7 @@ def test_a_server_that_is_not_there_is_a_source_error(tmp_path: Path) -> None:
     with serve() as gone:
         url = gone.url
     with pytest.raises(SourceError, match=r"green 2021-02: .*refused.*Nothing was loaded"):
-        download(f"{url}/x", tmp_path, QUICK, what="green 2021-02")
+        download(f"{url}/x", tmp_path, QUICK, what="green 2021-02", setting="TAXI_BASE_URL")
 
 
 def test_a_server_that_says_nothing_is_given_up_after_the_read_time_out(server: Server, tmp_path: Path) -> None:
@@ -248,7 +250,7 @@ def test_no_message_shows_what_is_secret_in_a_url(secret_url: str, server: Serve
     server.fault(NAME, "status", times=ALWAYS, code=404)
     url = secret_url.format(host=server.url.removeprefix("http://"), name=NAME)
     with pytest.raises(CantripError) as caught:
-        download(url, tmp_path, QUICK, what="green 2021-02")
+        download(url, tmp_path, QUICK, what="green 2021-02", setting="TAXI_BASE_URL")
     assert "hunter2" not in str(caught.value).replace("hunter2://", "")
 
 

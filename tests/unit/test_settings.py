@@ -188,3 +188,9 @@ def test_settings_can_not_be_changed_by_accident(settings: Settings) -> None:
     server = PostgresSettings("h", 1, "d", "u", "p")
     assert replace(server, port=2).port == 2
     assert server.port == 1
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "-1", "5432.5", "nan", "inf", "five"])
+def test_a_port_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError, match="POSTGRES_PORT"):
+        load_settings({"POSTGRES_PORT": text}, root=tmp_path)

@@ -17,6 +17,9 @@ from mage_project.lib.runs.pipelines import PipelineSpec, read_pipeline
 from mage_project.lib.runs.window import Window, parse_date, window_holding, windows_before
 from mage_project.lib.settings import Settings, load_settings, remember
 
+# Pipeline variables that say which window a run in the notebook, or of a trigger, loads.
+RUNS_OWN = ("date", "cadence", "offset")
+
 
 @click.command(
     epilog="""\b
@@ -104,6 +107,8 @@ def variables_of(spec: PipelineSpec, assignments: tuple[str, ...]) -> dict[str, 
         name, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigurationError(f"--var {assignment!r} is not NAME=VALUE, for example --var color=green.")
+        if name in RUNS_OWN:
+            raise ConfigurationError(f"--var {name}=… would not move the window. Use --date {value or 'YYYY-MM-DD'}.")
         if name not in spec.variables:
             declared = ", ".join(sorted(spec.variables)) or "none"
             raise ConfigurationError(f"{spec.name} has no variable {name!r}; it declares {declared}.")

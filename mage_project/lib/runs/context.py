@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -136,4 +137,8 @@ def sweep_staging(settings: Settings) -> int:
                 freed += facts.st_size
         except FileNotFoundError:
             continue  # another run swept it
+    for folder in settings.staging_folder.glob("*"):
+        with suppress(OSError):  # not empty, or gone
+            if folder.stat().st_mtime < oldest:
+                folder.rmdir()
     return freed

@@ -67,7 +67,10 @@ def prepare(settings: Settings) -> None:
     set_repo_path(str(PROJECT))
     from mage_ai.orchestration.db import db_connection
     from mage_ai.orchestration.db.database_manager import database_manager
+    from mage_ai.orchestration.queue.queue_factory import QueueFactory
 
+    # the scheduler's queue, made on import, is a process that outlives ours when that is killed; we queue nothing
+    QueueFactory.queue = QueueFactory.queue or object()
     db_connection.start_session()
     if not _schema_is_current():
         logger.info("making Mage's own tables")

@@ -58,9 +58,12 @@ def windows_before(window: Window, count: int, cadence: str) -> Window:
 def parse_date(text: str) -> date:
     """Read `YYYY-MM-DD`, or raise ConfigurationError naming what was found."""
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
         raise ConfigurationError(f"{text!r} is not a date. Write it as YYYY-MM-DD, for example 2021-02-10.") from None
+    if not 1900 <= day.year < 3000:
+        raise ConfigurationError(f"{text!r} is not a date that any data has: its year must lie in 1900 to 2999.")
+    return day
 
 
 def parse_window(text: str) -> Window:

@@ -220,3 +220,9 @@ class TestCheck:
         assert invoke(["check", "--json"]) == 2
         document = json.loads(capsys.readouterr().out)
         assert document["problems"] == [{"file": "a.py", "line": 7, "text": "wrong"}]
+
+
+@pytest.mark.parametrize("name", ["date", "cadence", "offset"])
+def test_a_variable_that_would_not_move_the_window_is_refused(capsys: Capture, name: str) -> None:
+    assert invoke(["run", "api_to_postgres", "--var", f"{name}=2021-02-10"]) == 2
+    assert "Use --date 2021-02-10" in capsys.readouterr().err

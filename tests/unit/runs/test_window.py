@@ -103,3 +103,9 @@ def test_a_window_ends_after_it_starts(end: str) -> None:
 def test_an_unknown_cadence_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match="cadence is 'hour'; it must be one of day, week, month"):
         window_holding(date(2021, 2, 10), "hour")
+
+
+@pytest.mark.parametrize("text", ["9999-12-31", "0001-01-01", "1899-12-31", "3000-01-01"])
+def test_a_year_that_no_data_has_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="1900 to 2999"):
+        parse_date(text)

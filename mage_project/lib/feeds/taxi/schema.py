@@ -141,6 +141,12 @@ def conform_to(color: str, found: pa.Schema, what: str, url: str) -> Conform:
 def _cast(values: pa.Array, field: pa.Field, what: str, url: str, rows_before: int) -> pa.Array:
     if values.type == field.type:
         return values
+    if pa.types.is_timestamp(values.type) and values.type.tz:
+        raise DataError(
+            f"{what}: column {field.name!r} of {url} has the time zone {values.type.tz}, where naive New York time is "
+            "declared: which of the two the publisher means can't be told from the file. Nothing was loaded. "
+            "Convert it in schema.py."
+        )
     try:
         return values.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

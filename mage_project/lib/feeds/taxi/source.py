@@ -37,7 +37,7 @@ def _load(color: str, month: str, month_start: date, settings: Settings, staged:
             f"{what}: the month lies in the future, so there is no file yet. Choose an earlier --date."
         )
     url = f"{settings.taxi.base_url}/{color}_tripdata_{month}.{settings.taxi.format}"
-    raw = download(url, settings.raw_folder, settings.http, what=what, refresh=refresh)
+    raw = download(url, settings.raw_folder, settings.http, what=what, setting="TAXI_BASE_URL", refresh=refresh)
     with open_file(raw.path, settings.taxi.format, partial(csv_type, color), what) as opened:
         plan = conform_to(color, opened.schema, what, raw.url)
         batches = _conformed(opened.batches, plan)

@@ -21,7 +21,14 @@ SLICE = "taxi_zones"
 
 def load_zones(settings: Settings, staged: Path, *, refresh: bool = False) -> Dataset:
     """Fetch the zone list and stage it. Raises DataError when a column is missing."""
-    raw = download(settings.taxi.zones_url, settings.raw_folder, settings.http, what="taxi zones", refresh=refresh)
+    raw = download(
+        settings.taxi.zones_url,
+        settings.raw_folder,
+        settings.http,
+        what="taxi zones",
+        setting="TAXI_ZONES_URL",
+        refresh=refresh,
+    )
     with open_file(raw.path, "csv", _type_of, "taxi zones") as opened:
         missing = [name for name in ZONES.names if name not in opened.schema.names]
         if missing:

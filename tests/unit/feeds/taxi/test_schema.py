@@ -188,3 +188,13 @@ def test_columns_that_are_not_as_declared_are_listed() -> None:
     green = SCHEMAS["green"]
     wrong = green.remove(0).set(0, pa.field("lpep_pickup_datetime", pa.string()))
     assert undeclared(wrong, "green/2021-02") == ["VendorID (int64)", "lpep_pickup_datetime (timestamp[us])"]
+
+
+def test_a_timestamp_with_a_zone_is_refused_and_not_shifted() -> None:
+    found = pa.schema(
+        [pa.field(f.name, pa.timestamp("us", "UTC") if f.name == PICKUP["green"] else f.type) for f in GREEN]
+    )
+    plan = conform_to("green", found, "green 2021-02", "http://x/green.parquet")
+    batch = pa.RecordBatch.from_arrays([pa.nulls(1, field.type) for field in found], schema=found)
+    with pytest.raises(DataError, match="has the time zone UTC, where naive New York time is declared"):
+        plan.batch(batch, 0)
