@@ -42,10 +42,11 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return planned
 
 
+NAMES = {"what": "green 2021-02", "setting": "TAXI_BASE_URL"}
+
+
 def fetch(server: Server, tmp_path: Path, name: str = NAME, http: HttpSettings = QUICK, **options: bool) -> Download:
-    return download(
-        f"{server.url}{name}", tmp_path / "raw", http, what="green 2021-02", setting="TAXI_BASE_URL", **options
-    )
+    return download(f"{server.url}{name}", tmp_path / "raw", http, **NAMES, **options)
 
 
 def files_of(tmp_path: Path) -> list[str]:
@@ -233,7 +234,7 @@ def test_a_server_that_is_not_there_is_a_source_error(tmp_path: Path) -> None:
     with serve() as gone:
         url = gone.url
     with pytest.raises(SourceError, match=r"green 2021-02: .*refused.*Nothing was loaded"):
-        download(f"{url}/x", tmp_path, QUICK, what="green 2021-02", setting="TAXI_BASE_URL")
+        download(f"{url}/x", tmp_path, QUICK, **NAMES)
 
 
 def test_a_server_that_says_nothing_is_given_up_after_the_read_time_out(server: Server, tmp_path: Path) -> None:
@@ -250,7 +251,7 @@ def test_no_message_shows_what_is_secret_in_a_url(secret_url: str, server: Serve
     server.fault(NAME, "status", times=ALWAYS, code=404)
     url = secret_url.format(host=server.url.removeprefix("http://"), name=NAME)
     with pytest.raises(CantripError) as caught:
-        download(url, tmp_path, QUICK, what="green 2021-02", setting="TAXI_BASE_URL")
+        download(url, tmp_path, QUICK, **NAMES)
     assert "hunter2" not in str(caught.value).replace("hunter2://", "")
 
 

@@ -93,8 +93,8 @@ def run_pipeline(
     from mage_ai.orchestration.db.models.schedules import BlockRun, PipelineRun
 
     pipeline = Pipeline.get(name, repo_path=str(PROJECT))
-    run = _create_run(name, window, variables)
-    outcome = Outcome(run_id=f"{run.id}:{run.execution_partition}")
+    run = _create_run(name, window, variables, settings)
+    outcome = Outcome(run_id=_run_id(run))
     outputs: dict[str, Any] = {}
     started = time.monotonic()
     global_vars = run.get_variables(extra_variables={})
@@ -200,7 +200,7 @@ def _schema_is_current() -> bool:
     return found == ScriptDirectory(f"{folder}/migrations").get_current_head()
 
 
-def _create_run(name: str, window: Window, variables: Mapping[str, Any]) -> Any:
+def _create_run(name: str, window: Window, variables: Mapping[str, Any], settings: Settings) -> Any:
     from mage_ai.data_preparation.models.triggers import ScheduleStatus, ScheduleType
     from mage_ai.orchestration.db.models.schedules import PipelineRun, PipelineSchedule
 
@@ -213,7 +213,7 @@ def _create_run(name: str, window: Window, variables: Mapping[str, Any]) -> Any:
             schedule_type=ScheduleType.TIME,
             status=ScheduleStatus.INACTIVE,
         )
-    _close_killed(trigger)
+    _close_killed(trigger, settings)
     start = datetime.combine(window.start, clock(), UTC)
     end = datetime.combine(window.end, clock(), UTC)
     # a partition of its own, or two runs of one window would share a folder of block outputs
@@ -235,13 +235,18 @@ def _create_run(name: str, window: Window, variables: Mapping[str, Any]) -> Any:
     )
 
 
+def _run_id(run: Any) -> str:
+    """Name a run as its blocks do (`run_of`)."""
+    return f"{run.id}:{run.execution_partition}"
+
+
 def _this_process() -> dict[str, Any]:
     """Name this process, so that a later one can tell whether it still lives."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
-def _close_killed(trigger: Any) -> None:
-    """Mark the runs whose process was killed as failed: nobody else would ever end them."""
+def _close_killed(trigger: Any, settings: Settings) -> None:
+    """Mark the runs whose process was killed as failed, and remove their staged files: nobody else would."""
     from mage_ai.orchestration.db.models.schedules import BlockRun, PipelineRun
 
     open_runs = PipelineRun.query.filter_by(
@@ -254,6 +259,7 @@ def _close_killed(trigger: Any) -> None:
         for block_run in run.block_runs:
             if block_run.status == BlockRun.BlockRunStatus.RUNNING:
                 block_run.update(status=BlockRun.BlockRunStatus.FAILED, completed_at=datetime.now(UTC))
+        drop_staged(settings, _run_id(run))
         _close(run, PipelineRun.PipelineRunStatus.FAILED)
 
 

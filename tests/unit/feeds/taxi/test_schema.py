@@ -191,9 +191,8 @@ def test_columns_that_are_not_as_declared_are_listed() -> None:
 
 
 def test_a_timestamp_with_a_zone_is_refused_and_not_shifted() -> None:
-    found = pa.schema(
-        [pa.field(f.name, pa.timestamp("us", "UTC") if f.name == PICKUP["green"] else f.type) for f in GREEN]
-    )
+    zoned = pa.field(taxi.PICKUP["green"], pa.timestamp("us", "UTC"))
+    found = pa.schema([zoned if field.name == zoned.name else field for field in SCHEMAS["green"]])
     plan = conform_to("green", found, "green 2021-02", "http://x/green.parquet")
     batch = pa.RecordBatch.from_arrays([pa.nulls(1, field.type) for field in found], schema=found)
     with pytest.raises(DataError, match="has the time zone UTC, where naive New York time is declared"):
