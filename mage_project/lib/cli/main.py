@@ -80,6 +80,6 @@ def _explain(error: Exception, debug: bool) -> None:
     text = (
         str(error)
         if isinstance(error, CantripError)
-        else f"{type(error).__name__}: {error}. Run it with --debug for more."
+        else f"{type(error).__name__}: {' '.join(str(error).split())}. Run it with --debug for more."
     )
     click.echo(f"error: {text}", err=True)

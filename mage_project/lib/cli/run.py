@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 from datetime import date
@@ -19,6 +20,8 @@ from mage_project.lib.settings import Settings, load_settings, remember
 
 # Pipeline variables that say which window a run in the notebook, or of a trigger, loads.
 RUNS_OWN = ("date", "cadence", "offset")
+
+logger = logging.getLogger(__name__)
 
 
 @click.command(
@@ -68,7 +71,12 @@ def run(
     if refresh:
         variables["refresh"] = "1"
     outcome = execute(settings, spec, window, variables, context.obj["debug"], quiet=as_json)
-    rows = ledger.entries_of(server, outcome.run_id)
+    try:
+        rows = ledger.entries_of(server, outcome.run_id)
+    except CantripError:
+        if outcome.error is None:
+            raise
+        rows = []  # the server went away: the run's own error says more
     document = describe(spec, window, outcome, rows)
     if as_json:
         screen.print_json(document)
@@ -96,7 +104,10 @@ def execute(
         sweep_staging(settings)
         outcome = mage.run_pipeline(spec.name, window, variables, settings, follow)
         if outcome.error is not None:
-            _remember_failure(settings, spec, window, variables, outcome)
+            try:
+                _remember_failure(settings, spec, window, variables, outcome)
+            except CantripError as second:
+                logger.info("the ledger could not be written: %s", second)
     return outcome
 
 
@@ -201,7 +212,7 @@ def _with_log(settings: Settings, error: Exception) -> Exception:
         return error
     log = settings.home / "logs" / "runs.log"
     return CantripError(
-        f"{type(error).__name__}: {error}. The run failed before its slice was replaced; {log} has the traceback."
+        f"{type(error).__name__}: {' '.join(str(error).split())}. The run failed before its slice was replaced; {log} has the traceback."
     )
 
 

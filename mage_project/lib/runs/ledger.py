@@ -33,7 +33,7 @@ from mage_project.lib.errors import ReconciliationError
 from mage_project.lib.runs.window import Window
 from mage_project.lib.settings import ROOT, PostgresSettings
 from mage_project.lib.sinks.postgres_server import engine_for
-from mage_project.lib.sinks.postgres_tables import literal, quoted, run_plain
+from mage_project.lib.sinks.postgres_tables import columns_of, literal, quoted, run_plain
 from mage_project.lib.sinks.receipt import Receipt
 
 SCHEMA = "cantrip"
@@ -208,11 +208,17 @@ def _write(connection: Connection, entry: Entry, state: str, receipts: dict, cau
 
 
 def ensure_ledger(connection: Connection) -> None:
-    """Make schema and table when missing, one at a time."""
-    if connection.execute(text("SELECT to_regclass('cantrip.ledger')")).scalar() is None:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('ddl cantrip.ledger', 0))"))
-        connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
-        LEDGER.create(connection, checkfirst=True)
+    """Make schema and table when missing, and the columns that a later version added; one at a time."""
+    existing = columns_of(connection, SCHEMA, LEDGER.name)
+    missing = [column for column in LEDGER.columns if column.name not in existing]
+    if not missing:
+        return
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('ddl cantrip.ledger', 0))"))
+    connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
+    LEDGER.create(connection, checkfirst=True)
+    for column in missing if existing else ():
+        type_ = column.type.compile(connection.dialect)
+        run_plain(connection, f"ALTER TABLE {SCHEMA}.ledger ADD COLUMN IF NOT EXISTS {quoted(column.name)} {type_}")
 
 
 def _read(

@@ -13,13 +13,15 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from datetime import time as clock
 from typing import Any
 
 import psutil
+from sqlalchemy.exc import SQLAlchemyError
 
 from mage_project.lib.dataset import Dataset
 from mage_project.lib.errors import CantripError, DataError
@@ -109,9 +111,10 @@ def run_pipeline(
             try:
                 outputs[block_run.block_uuid] = _execute(pipeline, run, block_run, global_vars)
             except Exception as error:  # noqa: BLE001 - a block may raise anything; the outcome carries it
-                block_run.update(status=BlockRun.BlockRunStatus.FAILED, completed_at=datetime.now(UTC))
                 outcome.error = error
                 on_block(block_run.block_uuid, "failed")
+                with _if_mage_can():
+                    block_run.update(status=BlockRun.BlockRunStatus.FAILED, completed_at=datetime.now(UTC))
                 break
             except BaseException:
                 block_run.update(status=BlockRun.BlockRunStatus.CANCELLED, completed_at=datetime.now(UTC))
@@ -124,8 +127,11 @@ def run_pipeline(
     outcome.seconds = time.monotonic() - started
     outcome.datasets = [received(value) for value in outputs.values() if facts_of(value) is not None]
     drop_staged(settings, outcome.run_id)
-    failed = outcome.error is not None
-    _close(run, PipelineRun.PipelineRunStatus.FAILED if failed else PipelineRun.PipelineRunStatus.COMPLETED)
+    if outcome.error is None:
+        _close(run, PipelineRun.PipelineRunStatus.COMPLETED)
+    else:
+        with _if_mage_can():
+            _close(run, PipelineRun.PipelineRunStatus.FAILED)
     return outcome
 
 
@@ -302,6 +308,15 @@ def _execute(pipeline: Any, run: Any, block_run: Any, global_vars: dict[str, Any
         executor.logger.logger.removeHandler(lines)
     output = (result or {}).get("output") if isinstance(result, dict) else None
     return output[0] if isinstance(output, list) and output else output
+
+
+@contextmanager
+def _if_mage_can() -> Iterator[None]:
+    """Go on when Mage's own database is away: the error that the run failed with says more."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        logger.info("Mage's records could not be written: %s", error)
 
 
 def _close(run: Any, status: Any) -> None:

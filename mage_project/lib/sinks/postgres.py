@@ -13,6 +13,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -138,9 +139,19 @@ class PostgresTable:
         schema = pa.schema([field.with_name(name) for name, field in zip(names, dataset.schema, strict=True)])
         renamed = (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in dataset.batches())
         reader = pa.RecordBatchReader.from_batches(schema, renamed)
-        with adbc.connect(self.server.url()) as connection, connection.cursor() as cursor:
+        with (
+            adbc.connect(self.server.url()) as connection,
+            connection.cursor() as cursor,
+            ThreadPoolExecutor(1) as thread,
+        ):
             cursor.execute(f"TRUNCATE {quoted(self.schema, aside)}")
-            cursor.adbc_ingest(aside, reader, mode="append", db_schema_name=self.schema)
+            # in the main thread the driver would take a Ctrl-C for itself and report it as a failed load
+            copy = thread.submit(cursor.adbc_ingest, aside, reader, mode="append", db_schema_name=self.schema)
+            try:
+                copy.result()
+            except KeyboardInterrupt:
+                cursor.adbc_cancel()
+                raise
             connection.commit()
 
     def _publish(
