@@ -210,9 +210,9 @@ def _with_log(settings: Settings, error: Exception) -> Exception:
     """Give our own errors as they are; of others (a bug, or a person's block) say where the log is."""
     if isinstance(error, CantripError):
         return error
-    log = settings.home / "logs" / "runs.log"
+    log, text = settings.home / "logs" / "runs.log", " ".join(str(error).split())
     return CantripError(
-        f"{type(error).__name__}: {' '.join(str(error).split())}. The run failed before its slice was replaced; {log} has the traceback."
+        f"{type(error).__name__}: {text}. The run failed before its slice was replaced; {log} has the traceback."
     )
 
 

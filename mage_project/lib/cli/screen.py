@@ -76,10 +76,12 @@ def chatter_to(log: Path, debug: bool) -> Iterator[tuple[Any, Any]]:
 
 
 def silence() -> None:
-    """Let nobody print after us: Mage's database clients do when the process ends."""
-    sys.stdout.flush()
+    """Let nobody print after us: Mage's database clients do when the process ends, its loggers on a full disk."""
     with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
+        for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+            if not stream.closed:
+                stream.flush()
+            os.dup2(nowhere.fileno(), descriptor)
 
 
 def _shown(value: Any) -> str:

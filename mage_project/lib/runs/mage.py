@@ -105,14 +105,15 @@ def run_pipeline(
         if not ready:
             break
         for block_run in ready:
-            on_block(block_run.block_uuid, "running")
+            block_uuid = block_run.block_uuid  # asking later would ask Mage's database, which may be gone then
+            on_block(block_uuid, "running")
             block_run.update(status=BlockRun.BlockRunStatus.RUNNING, started_at=datetime.now(UTC))
             begun = time.monotonic()
             try:
-                outputs[block_run.block_uuid] = _execute(pipeline, run, block_run, global_vars)
+                outputs[block_uuid] = _execute(pipeline, run, block_run, global_vars)
             except Exception as error:  # noqa: BLE001 - a block may raise anything; the outcome carries it
                 outcome.error = error
-                on_block(block_run.block_uuid, "failed")
+                on_block(block_uuid, "failed")
                 with _if_mage_can():
                     block_run.update(status=BlockRun.BlockRunStatus.FAILED, completed_at=datetime.now(UTC))
                 break
@@ -122,8 +123,8 @@ def run_pipeline(
                 drop_staged(settings, outcome.run_id)
                 raise
             block_run.update(status=BlockRun.BlockRunStatus.COMPLETED, completed_at=datetime.now(UTC))
-            outcome.blocks.append(_block_outcome(pipeline, block_run.block_uuid, time.monotonic() - begun, outputs))
-            on_block(block_run.block_uuid, "done")
+            outcome.blocks.append(_block_outcome(pipeline, block_uuid, time.monotonic() - begun, outputs))
+            on_block(block_uuid, "done")
     outcome.seconds = time.monotonic() - started
     outcome.datasets = [received(value) for value in outputs.values() if facts_of(value) is not None]
     drop_staged(settings, outcome.run_id)
@@ -152,6 +153,7 @@ def require_upstream_tests(pipeline_name: str, block_uuid: str) -> None:
         above.extend(upstream.upstream_blocks)
         lines = _Lines()
         test_logger = logging.getLogger(f"{__name__}.{upstream.uuid}")
+        test_logger.setLevel(logging.INFO)  # the level at which Mage prints a failed assertion
         test_logger.addHandler(lines)
         try:
             upstream.run_tests(logger=test_logger, update_tests=True)
@@ -298,6 +300,9 @@ def _execute(pipeline: Any, run: Any, block_run: Any, global_vars: dict[str, Any
             skip_logging=True,
         )
     except Exception as error:
+        ours = _ours_behind(error)
+        if ours is not None:
+            raise ours from None
         if "Failed to pass tests" not in str(error):
             raise
         failed = DataError(f"{_failed_test(block_run.block_uuid, lines, error)} Nothing was written after it.")
@@ -308,6 +313,13 @@ def _execute(pipeline: Any, run: Any, block_run: Any, global_vars: dict[str, Any
         executor.logger.logger.removeHandler(lines)
     output = (result or {}).get("output") if isinstance(result, dict) else None
     return output[0] if isinstance(output, list) and output else output
+
+
+def _ours_behind(error: BaseException | None) -> CantripError | None:
+    """Give our own error, also when Mage failed a second time in noting it (its database is away)."""
+    while error is not None and not isinstance(error, CantripError):
+        error = error.__context__
+    return error
 
 
 @contextmanager
@@ -351,8 +363,8 @@ class _Lines(logging.Handler):
 def _failed_test(block_uuid: str, lines: _Lines, error: Exception) -> str:
     """Give which inline test failed and what its assertion says."""
     # of several failed tests, the first
-    text = "FAIL: " + "\n".join(lines.lines).partition("FAIL: ")[2].partition("FAIL: ")[0]
-    name = text.partition("FAIL: ")[2].partition(" (block")[0].strip()
+    text = "\n".join(lines.lines).partition("FAIL: ")[2].partition("FAIL: ")[0]
+    name = text.partition(" (block")[0].strip()
     said = text.rpartition("AssertionError")[2].lstrip(": ").partition('"')[0].splitlines()
     reason = said[0].strip() if said and said[0].strip() else str(error)
     return f"inline test {name or 'of the block'} of block {block_uuid} failed: {reason}."
