@@ -206,6 +206,10 @@ def _embedded_service(home: Path) -> dict | None:
         return json.loads((home / "services.json").read_text()).get("postgres")
     except FileNotFoundError:
         return None
+    except NotADirectoryError as error:
+        raise ConfigurationError(
+            f"CANTRIP_HOME is {home}, which is no folder. Set it to a folder that you own."
+        ) from error
     except (json.JSONDecodeError, OSError) as error:
         raise ConfigurationError(
             f"{home / 'services.json'} can't be read ({error}). Remove it and run `./cantrip up`."
