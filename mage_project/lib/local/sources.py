@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandle
 
 from mage_project.lib.errors import CantripError
 from mage_project.lib.local import trips
+from mage_project.lib.local.state import free_port, port_is_free
 from mage_project.lib.settings import ROOT, child_environment
 
 # part of every URL, so that the ledger says of a row that nobody published it
@@ -133,7 +133,8 @@ def start(folder: Path, rows: int, seed: int, home: Path, port: int | None = Non
     `pid`, `base_url`, `zones_url`, `rows`. Raises CantripError naming the log.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    log, port = folder.resolve() / "source.log", _free_port(port)
+    log = folder.resolve() / "source.log"
+    port = port if port and port_is_free(port) else free_port()
     options = ["--port", port, "--folder", folder.resolve(), "--rows", rows, "--seed", seed]
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -192,16 +193,6 @@ def _answers(port: int, pid: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _free_port(preferred: int | None) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, preferred or 0))
-        except OSError:
-            return _free_port(None)
-        return probe.getsockname()[1]
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ import yaml
 from mage_project.lib.errors import ConfigurationError
 from mage_project.lib.runs.pipelines import PROJECT, BlockSpec, PipelineSpec, pipeline_names, read_pipeline
 from mage_project.lib.runs.window import CADENCES
-from mage_project.lib.settings import export_environment, load_settings
+from mage_project.lib.settings import child_environment, export_environment, load_settings
 
 TESTED_TYPES = ("data_loader", "transformer")
 DECORATORS = (
@@ -114,7 +114,7 @@ def _check_environment(project: Path, report: Report) -> None:
         return
     try:
         settings = load_settings()
-        known = {**os.environ, **(export_environment(settings) if settings.postgres else {})}
+        known = child_environment(**(export_environment(settings) if settings.postgres else {}))
         embedded = settings.postgres_is_embedded
     except ConfigurationError as error:
         report.add(path, 1, str(error), project)
