@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mage_project.lib.errors import DataError, DatasetMisuseError, ReconciliationError, SinkError
-from mage_project.lib.preview import describe
+from mage_project.lib.preview import PREVIEW_ROWS, describe
 from mage_project.lib.reference import HandedOver
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ class Dataset:
         """Wrap this dataset for the next block: what a block returns."""
         facts = {field.name: getattr(self, field.name) for field in fields(self)}
         rules = [(rule.name, rule.where) for rule in self.rules]
-        return HandedOver({**facts, "rules": rules, "path": str(self.path), "rows": self.rows}, describe(self))
+        facts |= {"rules": rules, "path": str(self.path), "rows": self.rows}
+        return HandedOver(facts, describe(facts, self.head(PREVIEW_ROWS)))
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Dataset:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from mage_project.lib.dataset import Dataset
 
 PREVIEW_ROWS = 5
 # a notebook beside the tree, on a laptop, holds about this many characters
 PREVIEW_WIDTH = 80
 
 
-def describe(dataset: Dataset) -> str:
-    """Give the first rows as a text table under the counts, as the notebook shows it."""
-    counts = f"{dataset.rows:,} rows of {dataset.slice}"
-    if dataset.dropped:
-        rules = ", ".join(f"{count:,} by {rule}" for rule, count in dataset.dropped)
-        counts = f"{counts}: {dataset.fetched:,} fetched, dropped {rules}"
-    lines = [counts, f"from {dataset.source}", *dataset.notices, "", f"The first {min(PREVIEW_ROWS, dataset.rows)}:"]
-    return "\n".join(lines) + "\n" + _text_table(dataset.head(PREVIEW_ROWS))
+def describe(facts: Mapping[str, Any], first_rows: pd.DataFrame) -> str:
+    """Give the first rows as a text table under the counts; `facts` are those that a reference carries."""
+    counts = f"{facts['rows']:,} rows of {facts['slice']}"
+    if facts["dropped"]:
+        rules = ", ".join(f"{count:,} by {rule}" for rule, count in facts["dropped"])
+        counts = f"{counts}: {facts['fetched']:,} fetched, dropped {rules}"
+    lines = [counts, f"from {facts['source']}", *facts["notices"], "", f"The first {len(first_rows)}:"]
+    return "\n".join(lines) + "\n" + _text_table(first_rows)
 
 
 def _text_table(frame: pd.DataFrame) -> str:

@@ -219,7 +219,7 @@ def test_a_process_number_taken_over_by_another_program_is_left_alone() -> None:
 def test_a_source_that_dies_at_the_start_is_an_error_naming_the_log(
     service: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_free_port", lambda _: service["port"])  # lost to another meanwhile
+    monkeypatch.setattr(sources, "free_port", lambda: service["port"])  # lost to another meanwhile
     with pytest.raises(CantripError, match=re.escape(str(tmp_path / "source.log"))):
         sources.start(tmp_path, 100, 0, tmp_path)
     assert "Address already in use" in (tmp_path / "source.log").read_text()
