@@ -41,10 +41,11 @@ class _PageError(pa.ArrowInvalid):
 
 @dataclass(frozen=True)
 class Opened:
-    """A file's schema and its batches, to be read once."""
+    """A file's schema and its batches, to be read once; `rows` is what the file itself says it holds."""
 
     schema: pa.Schema
     batches: Iterator[pa.RecordBatch]
+    rows: int | None = None
 
 
 @contextmanager
@@ -56,7 +57,9 @@ def open_file(path: Path, format: str, csv_type: Callable[[str], pa.DataType], w
     """
     if format == "parquet":
         with _refusing(path, format, what), pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            yield Opened(file.schema_arrow.remove_metadata(), file.iter_batches(batch_size=BATCH_ROWS))
+            yield Opened(
+                file.schema_arrow.remove_metadata(), file.iter_batches(batch_size=BATCH_ROWS), file.metadata.num_rows
+            )
         return
     with _refusing(path, format, what), _plain_bytes(path, format) as stream:
         names = _header(stream, path, what)

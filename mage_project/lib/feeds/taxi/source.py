@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mage_project.lib.dataset import Dataset, stage
-from mage_project.lib.errors import NotPublishedError, about_slice
+from mage_project.lib.errors import NotPublishedError, ReconciliationError, about_slice
 from mage_project.lib.feeds.taxi.schema import Conform, conform_to, csv_type, known_color
 from mage_project.lib.formats import open_file
 from mage_project.lib.http import download
@@ -42,6 +42,11 @@ def _load(color: str, month: str, month_start: date, settings: Settings, staged:
         plan = conform_to(color, opened.schema, what, raw.url)
         batches = _conformed(opened.batches, plan)
         dataset = stage(batches, plan.schema, staged, slice=f"{color}/{month}", source=raw.url)
+    if opened.rows is not None and dataset.rows != opened.rows:
+        raise ReconciliationError(
+            f"{what}: {raw.url} says that it holds {opened.rows:,} rows, but {dataset.rows:,} came out of it. "
+            "Nothing was loaded; fetch it again with --refresh, and report this if it stays."
+        )
     return dataset.noting(*plan.notices)
 
 

@@ -13,7 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from mage_project.lib.dataset import Dataset
-from mage_project.lib.errors import CantripError, ConfigurationError, DataError, NotPublishedError, SourceError
+from mage_project.lib.errors import (
+    CantripError,
+    ConfigurationError,
+    DataError,
+    NotPublishedError,
+    ReconciliationError,
+    SourceError,
+)
 from mage_project.lib.feeds.taxi.schema import SCHEMAS
 from mage_project.lib.feeds.taxi.source import load_month
 from mage_project.lib.local.trips import count_quirks, generate_trips, write_csv, write_csv_gz, write_parquet
@@ -241,3 +248,15 @@ def test_the_second_load_of_a_month_downloads_nothing(load: Loader, publisher: S
     first, second = rows_of(load()), rows_of(load())
     assert first.equals(second)
     assert publisher.requests[1].bytes_sent == 0
+
+
+def test_a_reader_that_loses_a_row_is_found_out(
+    publisher: Server, load: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(publisher, month_of("green"))
+    whole = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda *args, **kw: (batch.slice(1) for batch in whole(*args, **kw))
+    )
+    with pytest.raises(ReconciliationError, match="says that it holds 2,000 rows, but 1,999 came out"):
+        load()
