@@ -206,6 +206,11 @@ def _embedded_service(home: Path) -> dict | None:
         return json.loads((home / "services.json").read_text()).get("postgres")
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise ConfigurationError(
+            f"{home} belongs to another user, so the local services can't be looked up. "
+            "Set CANTRIP_HOME to a folder that you own."
+        ) from error
     except NotADirectoryError as error:
         raise ConfigurationError(
             f"CANTRIP_HOME is {home}, which is no folder. Set it to a folder that you own."

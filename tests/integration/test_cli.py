@@ -1,13 +1,20 @@
 """The command line as a user runs it: real processes, a real server, and what is in the tables afterwards."""
 
 import json
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import requests
 
-from mage_project.lib.settings import PostgresSettings
+from mage_project.lib.settings import ROOT, PostgresSettings
 from tests.conftest import GREEN_ROWS
 from tests.support.faulty_server import Server, serve
 from tests.support.months import kept_rows, month_table, without_passengers, write_month
@@ -339,3 +346,51 @@ def test_a_failure_that_named_no_slice_is_made_up_for_by_the_windows_next_succes
     zones = [row for row in clean.cantrip_json("ledger") if row["pipeline"] == "taxi_zones_to_postgres"]
     assert [(row["slice"], row["state"]) for row in zones] == [("taxi_zones", "done")]
     assert clean.cantrip_json("run", "taxi_zones_to_postgres", "--retry-failed")["blocks"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
+def test_the_notebook_ui_ends_with_every_process_of_its_own(clean: Home, number: signal.Signals) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mage_project.lib.cli", "ui", "--port", str(port)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=clean.child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/api/status")
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) > 1
+        process.send_signal(number)
+        process.wait(timeout=30)
+        assert [each for each in started if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+    finally:
+        process.kill()
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(120):
+        try:
+            requests.get(url, timeout=5)
+            return
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    pytest.fail(f"{url} did not answer in a minute")
+
+
+def test_a_failed_attempt_does_not_hide_what_the_slice_holds(clean: Home, first_run: dict) -> None:
+    unreachable = clean.with_environment(TAXI_BASE_URL="http://127.0.0.1:1", HTTP_ATTEMPTS="1")
+    assert unreachable.cantrip(*JANUARY).returncode == 1
+    row = ledger_of(clean)["green/2021-01"]
+    assert (row["state"], row["held"]["kept"]) == ("failed", KEPT)
+    shown = clean.cantrip("ledger").stdout
+    line = next(line for line in shown.splitlines() if "green/2021-01 " in line)
+    assert f"{KEPT:,}" in line and "last attempt failed" in line
+    assert "could not be fetched in 1 attempts" in shown
+
+
+def test_wrong_usage_leaves_no_row_in_the_ledger(clean: Home, first_run: dict) -> None:
+    before = len(clean.cantrip_json("ledger"))
+    assert clean.cantrip(*JANUARY[:-1], "color=pink").returncode == 2
+    assert len(clean.cantrip_json("ledger")) == before

@@ -1,5 +1,10 @@
 """`python -m mage_project.lib.cli`, which the `cantrip` script runs."""
 
-from mage_project.lib.cli.main import main
+import sys
+
+try:
+    from mage_project.lib.cli.main import main
+except KeyboardInterrupt:
+    sys.exit(130)
 
 main()

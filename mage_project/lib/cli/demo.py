@@ -24,7 +24,9 @@ STEPS: tuple[tuple[str, str, dict[str, str]], ...] = (
 
 
 @click.command(epilog="\b\nExample:\n  make demo")
-@click.option("--rows", default=200_000, show_default=True, help="Trips in the generated month.")
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=200_000, show_default=True, help="Trips in the generated month."
+)
 @click.pass_context
 def demo(context: click.Context, rows: int) -> int:
     """Start the local services and load a generated month of trips, without internet or cloud.

@@ -129,7 +129,7 @@ def variables_of(spec: PipelineSpec, assignments: tuple[str, ...]) -> dict[str, 
 
 def window_of(spec: PipelineSpec, day: str | None) -> Window:
     """Give the window that holds `day`, or the last published one."""
-    if day:
+    if day is not None:
         return window_holding(parse_date(day), spec.cadence)
     today = window_holding(date.today(), spec.cadence)
     return windows_before(today, int(spec.variables.get("offset") or 0), spec.cadence)
@@ -196,6 +196,8 @@ def _remember_failure(
     settings: Settings, spec: PipelineSpec, window: Window, variables: dict[str, Any], outcome: Any
 ) -> None:
     """Write a failure that no sink has written: one before anything reached a sink."""
+    if isinstance(outcome.error, ConfigurationError):
+        return  # wrong usage: nothing was attempted
     server = settings.require_postgres()
     if any(row["state"] == "failed" for row in ledger.entries_of(server, outcome.run_id)):
         return
@@ -210,6 +212,8 @@ def _with_log(settings: Settings, error: Exception) -> Exception:
     """Give our own errors as they are; of others (a bug, or a person's block) say where the log is."""
     if isinstance(error, CantripError):
         return error
+    if isinstance(error, SyntaxError):
+        return CantripError(f"a block does not parse: {error.msg}. `./cantrip check` names its file and line.")
     log, text = settings.home / "logs" / "runs.log", " ".join(str(error).split())
     return CantripError(
         f"{type(error).__name__}: {text}. The run failed before its slice was replaced; {log} has the traceback."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def print_table(
 def people(file: Any = None) -> Console:
     """Give a console for people; outside a terminal it is wide enough not to break lines."""
     console = Console(file=file or sys.stdout, highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(file=file or sys.stdout, highlight=False, width=160)
+    return console if console.is_terminal else Console(file=file or sys.stdout, highlight=False, width=220)
 
 
 @contextmanager
@@ -77,6 +78,7 @@ def chatter_to(log: Path, debug: bool) -> Iterator[tuple[Any, Any]]:
 
 def silence() -> None:
     """Let nobody print after us: Mage's database clients do when the process ends, its loggers on a full disk."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done: a late Ctrl-C must not say otherwise
     with Path(os.devnull).open("w") as nowhere:
         for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
             if not stream.closed:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +75,7 @@ def status(as_json: bool) -> None:
 
 
 @click.command(epilog="\b\nExample:\n  ./cantrip ui --port 6790")
-@click.option("--port", default=6789, show_default=True, help="The port on 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), default=6789, show_default=True, help="The port on 127.0.0.1.")
 def ui(port: int) -> None:
     """Open Mage's notebook UI on 127.0.0.1, with its scheduler. Ctrl-C ends it."""
     settings = load_settings()
@@ -85,7 +89,27 @@ def ui(port: int) -> None:
         ensure_database(settings.mage_database_url)
     click.echo(f"Mage's notebook UI: http://127.0.0.1:{port} (ready in about 15 s; Ctrl-C ends it)", err=True)
     mage = str(Path(sys.executable).with_name("mage"))
-    os.execv(mage, [mage, "start", str(PROJECT), "--host", "127.0.0.1", "--port", str(port)])
+    _run_until_interrupted([mage, "start", str(PROJECT), "--host", "127.0.0.1", "--port", str(port)])
+
+
+def _run_until_interrupted(command: list[str]) -> None:
+    """Run a server in a process group of its own, and end the whole group with it.
+
+    Mage's scheduler and its managers are processes that neither a Ctrl-C nor a SIGTERM to the server ends.
+    """
+    server = subprocess.Popen(command, start_new_session=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        click.echo("ending the notebook UI …", err=True)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, number)
+                time.sleep(1)
+        server.wait()
 
 
 def start_services(settings: Settings, *, with_source: bool, source_rows: int = SOURCE_ROWS) -> None:

@@ -166,6 +166,11 @@ def _execute(pipeline: Any, run: Any, block_run: Any, global_vars: dict[str, Any
         ours = _ours_behind(error)
         if ours is not None:
             raise ours from None
+        if isinstance(error, TypeError) and "missing 1 required positional argument" in str(error):
+            raise DataError(
+                f"block {block_run.block_uuid} returned nothing for its tests to look at, or takes another number of "
+                "inputs than it has upstreams. End it with `return ….hand_over()`; `./cantrip check` counts its inputs."
+            ) from error
         if "Failed to pass tests" not in str(error):
             raise
         failed = DataError(f"{describe_failed_test(block_run.block_uuid, lines, error)} Nothing was written after it.")
