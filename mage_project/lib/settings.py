@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from dotenv import dotenv_values
@@ -126,7 +127,7 @@ def load_settings(environment: Mapping[str, str] | None = None, root: Path = ROO
     values = _merged(environment, root)
     profile = _choice(values, "CANTRIP_PROFILE", "local", PROFILES)
     home = root / values.get("CANTRIP_HOME", ".cantrip")
-    embedded = _embedded_service(home)
+    embedded = read_services(home).get("postgres")
     host = values.get("POSTGRES_HOST")
     if not host and profile != "local":
         raise ConfigurationError(
@@ -201,11 +202,12 @@ def _merged(environment: Mapping[str, str] | None, root: Path) -> dict[str, str]
     return {name: value for name, value in found.items() if value}
 
 
-def _embedded_service(home: Path) -> dict | None:
+def read_services(home: Path) -> dict[str, dict[str, Any]]:
+    """Give what `cantrip up` wrote about each local service; nothing says that it still runs."""
     try:
-        return json.loads((home / "services.json").read_text()).get("postgres")
+        return json.loads((home / "services.json").read_text())
     except FileNotFoundError:
-        return None
+        return {}
     except PermissionError as error:
         raise ConfigurationError(
             f"{home} belongs to another user, so the local services can't be looked up. "

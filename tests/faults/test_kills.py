@@ -19,8 +19,7 @@ import psutil
 import psycopg2
 import pytest
 
-from mage_project.lib.local.state import read_services
-from mage_project.lib.settings import PostgresSettings
+from mage_project.lib.settings import PostgresSettings, read_services
 from tests.support.faulty_server import Server, serve
 from tests.support.months import kept_rows, month_table, write_month
 from tests.support.warehouse import (
@@ -219,7 +218,7 @@ def execute_in_mage(home: Home, sql: str) -> None:
 def test_when_the_server_dies_in_the_middle_of_the_copy_up_and_run_mend_it(home: Home, right: tuple) -> None:
     run = home.begin(*RUN)
     wait_until(lambda: doing(home.server, "COPY"), "the COPY")
-    data = Path(read_services(home.settings)["postgres"]["data"])
+    data = Path(read_services(home.settings.home)["postgres"]["data"])
     psutil.Process(int((data / "postmaster.pid").read_text().split()[0])).kill()
     out, errors = run.communicate(timeout=120)
     up = home.cantrip("up")

@@ -19,8 +19,8 @@ import pytest
 
 from mage_project.lib.errors import CantripError, ConfigurationError, SinkError
 from mage_project.lib.local import postgres
-from mage_project.lib.local.state import free_port, read_services
-from mage_project.lib.settings import ROOT, PostgresSettings, load_settings
+from mage_project.lib.local.state import free_port
+from mage_project.lib.settings import ROOT, PostgresSettings, load_settings, read_services
 from mage_project.lib.sinks.postgres_server import engine_for
 from tests.support.warehouse import (
     Background,
@@ -52,7 +52,7 @@ def running(own: Home) -> Home:
 
 
 def pid_file(home: Home) -> Path:
-    return Path(read_services(home.settings)["postgres"]["data"]) / "postmaster.pid"
+    return Path(read_services(home.settings.home)["postgres"]["data"]) / "postmaster.pid"
 
 
 def postmaster(home: Home) -> psutil.Process:

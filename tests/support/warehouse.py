@@ -61,15 +61,7 @@ class Home:
 
     def cantrip(self, *arguments: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
         """Run the command line to its end, in a process of its own."""
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=ROOT,
-            env=self.child_environment(),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return self.python("mage_project.lib.cli", *arguments, timeout=timeout)
 
     def cantrip_json(self, *arguments: str) -> Any:
         """Run it with `--json`, expect exit 0 and nothing but one document."""

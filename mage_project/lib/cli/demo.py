@@ -10,10 +10,9 @@ from mage_project.lib.cli import screen
 from mage_project.lib.cli.run import describe, execute, window_of
 from mage_project.lib.cli.services import start_services
 from mage_project.lib.local import sources
-from mage_project.lib.local.state import read_services
 from mage_project.lib.runs import ledger
 from mage_project.lib.runs.pipelines import read_pipeline
-from mage_project.lib.settings import Settings, load_settings, remember
+from mage_project.lib.settings import Settings, load_settings, read_services, remember
 
 MONTH = "2021-01-15"
 STEPS: tuple[tuple[str, str, dict[str, str]], ...] = (
@@ -37,7 +36,7 @@ def demo(context: click.Context, rows: int) -> int:
     console = screen.people()
     console.print("[bold]1[/bold] starting PostgreSQL and the offline source …")
     start_services(load_settings(), with_source=True, source_rows=rows)
-    source = read_services(load_settings())["source"]
+    source = read_services(load_settings().home)["source"]
     remember(TAXI_BASE_URL=source["base_url"], TAXI_ZONES_URL=source["zones_url"], TAXI_FORMAT="parquet")
     settings = load_settings()
     console.print(

@@ -12,8 +12,7 @@ import click
 
 from mage_project.lib.cli import screen
 from mage_project.lib.errors import CantripError, ConfigurationError
-from mage_project.lib.runs import ledger
-from mage_project.lib.runs.context import sweep_staging
+from mage_project.lib.runs import ledger, mage
 from mage_project.lib.runs.pipelines import PipelineSpec, read_pipeline
 from mage_project.lib.runs.window import Window, parse_date, window_holding, windows_before
 from mage_project.lib.settings import Settings, load_settings, remember
@@ -66,7 +65,8 @@ def run(
     server = settings.require_postgres()
     if retry_failed and not _failed_slices(settings, spec, window, variables):
         message = f"{pipeline} {window}: nothing failed, so there is nothing to retry"
-        screen.print_json(_nothing(spec, window, message)) if as_json else click.echo(message)
+        nothing = {**describe(spec, window, mage.Outcome(run_id=""), []), "notices": [message]}
+        screen.print_json(nothing) if as_json else click.echo(message)
         return 0
     if refresh:
         variables["refresh"] = "1"
@@ -91,8 +91,6 @@ def execute(
     settings: Settings, spec: PipelineSpec, window: Window, variables: dict[str, Any], debug: bool, quiet: bool
 ) -> Any:
     """Run the blocks in this process and clean up after them; give Mage's outcome."""
-    from mage_project.lib.runs import mage
-
     log = settings.home / "logs" / "runs.log"
     with screen.chatter_to(log, debug) as (_, real_err):
 
@@ -101,7 +99,6 @@ def execute(
                 print(f"  {block} …", file=real_err, flush=True)
 
         mage.prepare(settings)
-        sweep_staging(settings)
         outcome = mage.run_pipeline(spec.name, window, variables, settings, follow)
         if outcome.error is not None:
             try:
@@ -156,12 +153,6 @@ def describe(spec: PipelineSpec, window: Window, outcome: Any, rows: list[dict[s
     if outcome.error is not None:
         document["error"] = str(outcome.error)
     return document
-
-
-def _nothing(spec: PipelineSpec, window: Window, message: str) -> dict[str, Any]:
-    empty: dict[str, Any] = {"slices": [], "state": "done", "seconds": 0.0, "peak_memory_mb": _peak_memory_mb()}
-    more: dict[str, Any] = {"blocks": [], "receipts": [], "dropped": {}, "notices": [message]}
-    return {"pipeline": spec.name, "window": [str(window.start), str(window.end)], **empty, **more}
 
 
 def _tell(document: dict[str, Any]) -> None:

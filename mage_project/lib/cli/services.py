@@ -16,9 +16,9 @@ import click
 from mage_project.lib.cli import screen
 from mage_project.lib.errors import ConfigurationError
 from mage_project.lib.local import postgres, sources
-from mage_project.lib.local.state import locked, port_is_free, read_services, write_service
+from mage_project.lib.local.state import locked, port_is_free, write_service
 from mage_project.lib.runs.pipelines import PROJECT
-from mage_project.lib.settings import Settings, export_environment, load_settings
+from mage_project.lib.settings import Settings, export_environment, load_settings, read_services
 from mage_project.lib.sinks.postgres_server import engine_for, ensure_database
 
 OPTIONAL = ("source",)
@@ -52,7 +52,7 @@ def down() -> None:
     """Stop the local services. Their data and ports are kept."""
     settings = load_settings()
     with locked(settings):
-        source = read_services(settings).get("source")
+        source = read_services(settings.home).get("source")
         stopped = []
         if source and sources.is_running(source):
             sources.stop(source)
@@ -126,7 +126,7 @@ def start_services(settings: Settings, *, with_source: bool, source_rows: int = 
 
 
 def _start_source(settings: Settings, rows: int) -> dict[str, Any]:
-    known = read_services(settings).get("source")
+    known = read_services(settings.home).get("source")
     if known and sources.is_running(known) and known.get("rows") == rows:
         return known
     if known:
@@ -152,7 +152,7 @@ def _status(settings: Settings) -> dict[str, Any]:
     else:
         document["postgres"] = {"url": None, "running": False, "embedded": True, "schema": None}
         document["mage"] = {"database": None}
-    source = read_services(settings).get("source")
+    source = read_services(settings.home).get("source")
     if source:
         document["source"] = {
             "base_url": source["base_url"],

@@ -25,8 +25,8 @@ from typing import Any
 import psutil
 
 from mage_project.lib.errors import CantripError, ConfigurationError
-from mage_project.lib.local.state import free_port, port_is_free, read_services, write_service
-from mage_project.lib.settings import Settings
+from mage_project.lib.local.state import free_port, port_is_free, write_service
+from mage_project.lib.settings import Settings, read_services
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def start(settings: Settings) -> dict[str, Any]:
     the server's log when it does not come up.
     """
     place = _place(settings)
-    facts = read_services(settings).get("postgres", {})
+    facts = read_services(settings.home).get("postgres", {})
     if facts and place.data.exists() and _running_pid(place.data):
         return facts
     if not place.data.exists():

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from mage_project.lib.errors import ConfigurationError
-from mage_project.lib.settings import Settings
+from mage_project.lib.settings import Settings, read_services
 
 
 @contextmanager
@@ -29,21 +29,9 @@ def locked(settings: Settings) -> Iterator[None]:
         yield
 
 
-def read_services(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Give what was written about each service; nothing says that it still runs."""
-    try:
-        return json.loads(settings.services_file.read_text())
-    except FileNotFoundError:
-        return {}
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(
-            f"{settings.services_file} can't be read ({error}). Remove it and run `./cantrip up`."
-        ) from error
-
-
 def write_service(settings: Settings, name: str, facts: dict[str, Any] | None) -> None:
     """Write one service's facts (or forget it), readable by its owner only: they hold a password."""
-    services = read_services(settings)
+    services = read_services(settings.home)
     if facts is None:
         services.pop(name, None)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Date,
     DateTime,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     Text,
     select,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.schema import CheckConstraint, CreateSchema
@@ -68,6 +70,23 @@ _NOT_OURS = re.compile(
 )
 
 
+@cache
+def code_version() -> str:
+    """Give the commit that runs (`-dirty` when edited), or `unknown`."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
 @dataclass(frozen=True)
 class Entry:
     """What a run knows of one slice, before it is written down."""
@@ -82,6 +101,8 @@ class Entry:
     kept: int | None
     dropped: dict[str, int]
     source: str | None = None
+    # asked of git when the entry is made: while it is written, readers of the table wait
+    code_version: str = field(default_factory=code_version)
 
 
 def plain_variables(variables: Mapping[str, Any]) -> dict[str, str]:
@@ -137,18 +158,22 @@ def slices(server: PostgresSettings, pipeline: str | None = None) -> list[dict[s
 
     A run that failed before it knew its slice stands under its window, until the same window is done.
     """
-    rows = _read(server, pipeline, newest_only=True)
+    rows = _read(server, _of(pipeline), newest_only=True)
     return [row for row in rows if not any(_makes_up_for(other, row) for other in rows)]
 
 
 def held(server: PostgresSettings, pipeline: str | None = None) -> list[dict[str, Any]]:
     """Give the entry of what every slice holds now: the newest one that was published."""
-    return _read(server, pipeline, newest_only=True, published_only=True)
+    return _read(server, _of(pipeline), LEDGER.c.state == "done", newest_only=True)
+
+
+def _of(pipeline: str | None) -> ColumnElement[bool]:
+    return LEDGER.c.pipeline == pipeline if pipeline else true()
 
 
 def entries_of(server: PostgresSettings, run_id: str) -> list[dict[str, Any]]:
     """Give what one run wrote."""
-    return [row for row in _read(server, None, newest_only=False) if row["run_id"] == run_id]
+    return _read(server, LEDGER.c.run_id == run_id)
 
 
 def differences(server: PostgresSettings, rows: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
@@ -198,7 +223,7 @@ def _write(connection: Connection, entry: Entry, state: str, receipts: dict, cau
         "source": entry.source,
         "error": cause,
         "variables": entry.variables,
-        "code_version": code_version(),
+        "code_version": entry.code_version,
         "started_at": entry.started_at,
         "finished_at": datetime.now(UTC),
     }
@@ -222,16 +247,12 @@ def ensure_ledger(connection: Connection) -> None:
 
 
 def _read(
-    server: PostgresSettings, pipeline: str | None, newest_only: bool, published_only: bool = False
+    server: PostgresSettings, *conditions: ColumnElement[bool], newest_only: bool = False
 ) -> list[dict[str, Any]]:
     engine = engine_for(server)
     with engine.begin() as connection:
         ensure_ledger(connection)
-        statement = select(LEDGER)
-        if pipeline:
-            statement = statement.where(LEDGER.c.pipeline == pipeline)
-        if published_only:
-            statement = statement.where(LEDGER.c.state == "done")
+        statement = select(LEDGER).where(*conditions)
         if newest_only:
             statement = statement.distinct(LEDGER.c.pipeline, LEDGER.c.slice).order_by(
                 LEDGER.c.pipeline, LEDGER.c.slice, LEDGER.c.finished_at.desc()
@@ -239,20 +260,3 @@ def _read(
         rows = [dict(row._mapping) for row in connection.execute(statement)]
     engine.dispose()
     return sorted(rows, key=lambda row: (row["pipeline"], row["window_start"], row["slice"]))
-
-
-@cache
-def code_version() -> str:
-    """Give the commit that runs (`-dirty` when edited), or `unknown`."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return "unknown"
-    return found.stdout.strip() or "unknown"
