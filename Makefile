@@ -27,6 +27,7 @@ bench: dev       ## what is measured, and against what: bench/README.md
 	@$(PYTHON) -m bench
 
 lock:            ## after editing pyproject.toml
+	uv lock --project services/google
 	uv lock && uv export --frozen --no-dev --no-emit-project --format requirements-txt --quiet -o requirements.txt
 
 .PHONY: dev

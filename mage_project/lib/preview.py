@@ -23,6 +23,22 @@ def describe(facts: Mapping[str, Any], first_rows: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n" + _text_table(first_rows)
 
 
+def describe_files(facts: Mapping[str, Any]) -> str:
+    """Give the text of a manifest: what lies where, and the first files."""
+    files = facts["files"]
+    megabytes = sum(file["bytes"] for file in files) / 1e6
+    lines = [
+        f"{facts['rows']:,} rows of {facts['slice']} in {len(files)} Parquet files, {megabytes:,.1f} MB",
+        f"gs://{facts['bucket']}/{facts['path']}",
+        f"from {facts['source']}",
+        *facts["notices"],
+        "",
+        f"The first {min(PREVIEW_ROWS, len(files))} files:",
+        *(f"{file['rows']:>9,} rows  {file['path']}" for file in files[:PREVIEW_ROWS]),
+    ]
+    return "\n".join(lines)
+
+
 def _text_table(frame: pd.DataFrame) -> str:
     """Columns side by side as far as they fit, the rest below: readable without scrolling sideways."""
     return frame.to_string(index=False, na_rep="", line_width=PREVIEW_WIDTH, max_colwidth=40)

@@ -27,6 +27,13 @@ _OPERATORS = (
 )
 
 
+_INSTEAD = (
+    "Write `received(trips).map_pandas(my_function).hand_over()` (my_function gets one DataFrame of a batch at "
+    'a time), `received(trips).drop_where(pc.field("fare_amount") < 0, rule="negative_fare").hand_over()`, or '
+    "`received(trips).head()` for a look; export it with a sink of mage_project.lib.sinks."
+)
+
+
 class HandedOver:
     """A reference to a dataset. Open it with `received(x)`; using it as a table raises an error."""
 
@@ -103,8 +110,6 @@ def facts_of(value: object) -> dict[str, Any] | None:
 def _refuse(reference: HandedOver, use: str) -> NoReturn:
     facts = reference.__dict__["_facts"]
     raise DatasetMisuseError(
-        f"{facts['slice']}: this is a reference to {facts['rows']:,} staged rows, not a DataFrame, and was used {use}. "
-        "Write `received(trips).map_pandas(my_function).hand_over()` (my_function gets one DataFrame of a batch at "
-        'a time), `received(trips).drop_where(pc.field("fare_amount") < 0, rule="negative_fare").hand_over()`, or '
-        "`received(trips).head()` for a look; export it with a sink of mage_project.lib.sinks."
+        f"{facts['slice']}: this is a reference to {facts['rows']:,} rows that lie elsewhere, not a DataFrame, and was "
+        f"used {use}. {facts.get('instead', _INSTEAD)}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import click
 
@@ -17,8 +18,11 @@ from mage_project.lib.settings import Settings, load_settings, read_services, re
 MONTH = "2021-01-15"
 STEPS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("taxi_zones_to_postgres", "taxi_zones", {}),
-    ("api_to_postgres", "yellow/2021-01", {"color": "yellow"}),
-    ("api_to_postgres", "green/2021-01", {"color": "green"}),
+    *(
+        (pipeline, f"{color}/2021-01", {"color": color})
+        for color in ("yellow", "green")
+        for pipeline in ("api_to_postgres", "api_to_gcs", "gcs_to_bigquery")
+    ),
 )
 
 
@@ -28,13 +32,13 @@ STEPS: tuple[tuple[str, str, dict[str, str]], ...] = (
 )
 @click.pass_context
 def demo(context: click.Context, rows: int) -> int:
-    """Start the local services and load a generated month of trips, without internet or cloud.
+    """Start the local services and load a generated month of trips into all sinks, without internet or cloud.
 
     The months come from an offline source on 127.0.0.1 that generates them with the dirt of the
     real ones. Nothing else ever uses it: `cantrip run` asks the TLC's own server.
     """
     console = screen.people()
-    console.print("[bold]1[/bold] starting PostgreSQL and the offline source …")
+    console.print("[bold]1[/bold] starting PostgreSQL, Cloud Storage, BigQuery and the offline source …")
     start_services(load_settings(), with_source=True, source_rows=rows)
     source = read_services(load_settings().home)["source"]
     remember(TAXI_BASE_URL=source["base_url"], TAXI_ZONES_URL=source["zones_url"], TAXI_FORMAT="parquet")
@@ -42,29 +46,23 @@ def demo(context: click.Context, rows: int) -> int:
     console.print(
         f"[bold]2[/bold] loading generated trips (not the TLC's) from the OFFLINE source {source['base_url']} …"
     )
+    started = time.monotonic()
     table = []
     published = _published_slices(settings)
     for name, slice, variables in STEPS:
-        spec = read_pipeline(name)
-        window = window_of(spec, MONTH)
         if slice in published:
-            console.print(f"{slice}: left alone, it holds rows of {published[slice]}")
+            console.print(f"{slice}: {name} is left out, the slice holds rows of {published[slice]}")
             continue
-        started = time.monotonic()
-        outcome = execute(settings, spec, window, dict(variables), context.obj["debug"], quiet=True)
-        seconds = time.monotonic() - started
-        if outcome.error is not None:
-            raise outcome.error
-        document = describe(spec, window, outcome, ledger.entries_of(settings.require_postgres(), outcome.run_id))
-        for receipt in document["receipts"]:
-            dropped = sum(document["dropped"].values())
-            table.append([receipt["slice"], receipt["where"].rpartition("/")[2], receipt["rows"], dropped, seconds])
-    screen.print_table("", ["slice", "table", "rows", "dropped", "seconds"], table, console)
+        table += _run_step(settings, name, variables, context.obj["debug"])
+    screen.print_table("", ["slice", "pipeline", "sink", "where", "rows", "seconds"], table, console)
+    console.print(
+        f"{len(table)} places in {time.monotonic() - started:.1f} s, Mage's import and the blocks' tests with it"
+    )
     console.print(
         "\nWhere to look:\n"
-        "  ./cantrip ledger                  what was fetched, kept, dropped and loaded\n"
+        "  ./cantrip ledger                  what was fetched, kept and dropped, and what each sink holds\n"
         "  ./cantrip ui                      the pipelines in Mage's notebook\n"
-        "  ./cantrip status --json           the database's URL, for psql or any other client\n"
+        "  ./cantrip status --json           the servers' addresses, for psql or any other client\n"
         "And with the TLC's real month:\n"
         "  ./cantrip run api_to_postgres --date 2021-01-15 --var color=green",
         soft_wrap=True,
@@ -72,7 +70,26 @@ def demo(context: click.Context, rows: int) -> int:
     return 0
 
 
+def _run_step(settings: Settings, name: str, variables: dict[str, str], debug: bool) -> list[list[Any]]:
+    """Run one pipeline for the demo's month and give a line for each place that it stored a slice in."""
+    spec = read_pipeline(name)
+    window = window_of(spec, MONTH)
+    outcome = execute(settings, spec, window, dict(variables), debug, quiet=True)
+    if outcome.error is not None:
+        raise outcome.error
+    document = describe(spec, window, outcome, ledger.entries_of(settings.require_postgres(), outcome.run_id))
+    return [
+        [receipt["slice"], name, receipt["sink"], screen.place(receipt), receipt["rows"], receipt["seconds"]]
+        for receipt in document["receipts"]
+    ]
+
+
 def _published_slices(settings: Settings) -> dict[str, str]:
     """Give the slices that hold published rows, and their source: generated ones never take their place."""
-    held = {row["slice"]: str(row["source"]) for row in ledger.held(settings.require_postgres())}
-    return {slice: source for slice, source in held.items() if f"{sources.PREFIX}/" not in source}
+    rows = ledger.stored(settings.require_postgres())
+    sources_of = [(row["slice"], str(row["source"])) for row in rows]
+    return {slice: source for slice, source in sources_of if source.startswith("http") and not _is_generated(source)}
+
+
+def _is_generated(source: str) -> bool:
+    return f"{sources.PREFIX}/" in source

@@ -8,10 +8,12 @@ import click
 
 from mage_project.lib.cli import screen
 from mage_project.lib.runs import ledger, mage
+from mage_project.lib.runs import verify as verifying
 from mage_project.lib.runs.pipelines import read_pipeline
 from mage_project.lib.settings import load_settings
 
 Entry = dict[str, Any]
+SINKS = ("postgres", "gcs", "bigquery")
 
 
 @click.command(
@@ -24,46 +26,71 @@ Examples:
 """,
 )
 @click.option("--pipeline", help="Only this pipeline's slices.")
-@click.option("--verify", is_flag=True, help="Count each slice in its table and compare; exit 1 on a difference.")
+@click.option("--verify", is_flag=True, help="Count each slice again where it is stored; exit 1 on a difference.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def ledger_command(pipeline: str | None, verify: bool, as_json: bool) -> int:
-    """Show each slice: its window, rows fetched, kept, dropped by rule and loaded, and its state."""
-    server = load_settings().require_postgres()
-    rows, held = ledger.slices(server, pipeline), ledger.held(server, pipeline)
-    stored = {(row["pipeline"], row["slice"]): row for row in held}
-    differences = ledger.differences(server, held) if verify else {}
+    """Show each slice: rows fetched, kept and dropped by rule, what each sink holds of it, and its state."""
+    settings = load_settings()
+    server = settings.require_postgres()
+    rows, stored = ledger.slices(server, pipeline), ledger.stored(server, pipeline)
+    differences = verifying.differences(settings, stored) if verify else {}
     if as_json:
         screen.print_json([_document(row, stored, differences) for row in rows])
     elif not rows:
         _say_empty(pipeline)
     else:
-        columns = ["pipeline", "slice", "window", "fetched", "kept", "dropped", "loaded", "table", "state"]
-        screen.print_table("", columns, [_line(row, stored, differences) for row in rows])
+        columns = ["slice", "window", "fetched", "kept", "dropped", *SINKS, "state"]
+        slices = sorted({row["slice"] for row in rows}, key=lambda slice: (_of(slice, rows)[0]["window_start"], slice))
+        screen.print_table("", columns, [_line(slice, rows, stored, differences) for slice in slices])
         for row in rows:
             if row["state"] == "failed":
                 click.echo(f"\n{row['pipeline']} {row['slice']}: {row['error']}")
+        for (slice, _), difference in differences.items():
+            click.echo(f"\n{slice}: {difference}")
         if verify and not differences:
             click.echo("every slice holds the rows that the ledger says")
     return 1 if differences else 0
 
 
-def _document(row: Entry, stored: dict[tuple[str, str], Entry], differences: dict[tuple[str, str], str]) -> Entry:
-    """Give the newest attempt at a slice, what the slice holds, and what a count of it found."""
-    key = (row["pipeline"], row["slice"])
-    return {**row, "held": stored.get(key), "difference": differences.get(key)}
+def _of(slice: str, rows: list[Entry]) -> list[Entry]:
+    return [row for row in rows if row["slice"] == slice]
 
 
-def _line(row: Entry, stored: dict[tuple[str, str], Entry], differences: dict[tuple[str, str], str]) -> list[Any]:
-    """Give one line of the table: what the slice holds, whatever became of the newest attempt."""
-    key = (row["pipeline"], row["slice"])
-    held = stored.get(key)
-    counts: list[Any] = [None, None, None, None, ""]
-    if held:
-        receipt = held["receipts"].get("postgres") or {}
-        table = (receipt.get("where") or "").rpartition("/")[2]
-        counts = [held["fetched"], held["kept"], sum(held["dropped"].values()), receipt.get("rows"), table]
-    state = "done" if row["state"] == "done" else "last attempt failed" if held else "failed"
-    return [*key, f"{row['window_start']} to {row['window_end']}", *counts, differences.get(key, state)]
+def _document(row: Entry, stored: list[Entry], differences: dict[tuple[str, str], str]) -> Entry:
+    """Give the newest attempt at a slice, what the slice holds in each place, and what a count of it found."""
+    mine = [each for each in stored if (each["pipeline"], each["slice"]) == (row["pipeline"], row["slice"])]
+    found = [differences[key] for each in mine if (key := (each["slice"], each["receipt"]["where"])) in differences]
+    return {**row, "stored": [each["receipt"] for each in mine], "difference": "; ".join(found) or None}
+
+
+def _line(slice: str, rows: list[Entry], stored: list[Entry], differences: dict[tuple[str, str], str]) -> list[Any]:
+    """Give one line of the table: what the slice holds in each sink, whatever became of the newest attempts."""
+    attempts, held = _of(slice, rows), _of(slice, stored)
+    counts: list[Any] = [None, None, None]
+    # what was fetched from the publisher is in the entries that dropped rows, or kept all: not in those of a copy
+    first = next((each for each in held if each["receipt"]["sink"] != "bigquery"), held[0] if held else None)
+    if first:
+        counts = [first["fetched"], first["kept"], sum(first["dropped"].values())]
+    in_sinks = [_rows_in(sink, held) for sink in SINKS]
+    window = attempts[0]
+    line = [slice, f"{window['window_start']} to {window['window_end']}", *counts, *in_sinks]
+    return [*line, _state(slice, attempts, held, differences)]
+
+
+def _rows_in(sink: str, held: list[Entry]) -> int | str | None:
+    """Give the rows that a sink holds of a slice; where its places differ, each."""
+    counts = sorted({each["receipt"]["rows"] for each in held if each["receipt"]["sink"] == sink})
+    if len(counts) > 1:
+        return " or ".join(f"{count:,}" for count in counts)
+    return counts[0] if counts else None
+
+
+def _state(slice: str, attempts: list[Entry], held: list[Entry], differences: dict[tuple[str, str], str]) -> str:
+    if any(key[0] == slice for key in differences):
+        return "not as the ledger says"
+    if any(row["state"] == "failed" for row in attempts):
+        return "last attempt failed" if held else "failed"
+    return "done" if len({each["receipt"]["rows"] for each in held}) < 2 else "sinks differ"
 
 
 def _say_empty(pipeline: str | None) -> None:

@@ -146,9 +146,9 @@ def describe(spec: PipelineSpec, window: Window, outcome: Any, rows: list[dict[s
         "seconds": round(outcome.seconds, 3),
         "peak_memory_mb": _peak_memory_mb(),
         "blocks": [vars(block) for block in outcome.blocks],
-        "receipts": [receipt for row in rows for receipt in row["receipts"].values()],
+        "receipts": [receipt for row in rows for receipt in ledger.receipts_of(row)],
         "dropped": dropped,
-        "notices": sorted({notice for dataset in outcome.datasets for notice in dataset.notices}),
+        "notices": sorted({notice for facts in outcome.handed_over for notice in facts["notices"]}),
     }
     if outcome.error is not None:
         document["error"] = str(outcome.error)
@@ -167,8 +167,8 @@ def _tell(document: dict[str, Any]) -> None:
     for notice in document["notices"]:
         console.print(f"notice: {notice}")
     for receipt in document["receipts"]:
-        where = receipt["where"].rpartition("/")[2]
-        console.print(f"{receipt['slice']}: {receipt['rows']:,} rows in {where}, {receipt['bytes'] / 1e6:,.1f} MB")
+        place = screen.place(receipt)
+        console.print(f"{receipt['slice']}: {receipt['rows']:,} rows in {place}, {receipt['bytes'] / 1e6:,.1f} MB")
     console.print(f"{document['state']} in {document['seconds']:.2f} s, peak memory {document['peak_memory_mb']:,} MB")
 
 
@@ -192,7 +192,7 @@ def _remember_failure(
     server = settings.require_postgres()
     if any(row["state"] == "failed" for row in ledger.entries_of(server, outcome.run_id)):
         return
-    slices = {dataset.slice for dataset in outcome.datasets} or {getattr(outcome.error, "slice", None) or str(window)}
+    slices = {facts["slice"] for facts in outcome.handed_over} or {getattr(outcome.error, "slice", None) or str(window)}
     for slice in slices:
         ledger.write_failed_run(
             server, outcome.run_id, spec.name, window, slice, {**spec.variables, **variables}, str(outcome.error)

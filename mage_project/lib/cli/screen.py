@@ -38,6 +38,14 @@ def print_table(
     (console or people()).print(table)
 
 
+def place(receipt: dict[str, Any]) -> str:
+    """Give where a receipt's rows are, as briefly as a person needs it."""
+    where = str(receipt["where"])
+    if receipt["sink"] == "postgres":
+        return where.rpartition("/")[2]
+    return where.partition(".")[2] if receipt["sink"] == "bigquery" else where
+
+
 def people(file: Any = None) -> Console:
     """Give a console for people; outside a terminal it is wide enough not to break lines."""
     console = Console(file=file or sys.stdout, highlight=False, soft_wrap=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -15,11 +16,13 @@ import click
 
 from mage_project.lib.cli import screen
 from mage_project.lib.errors import ConfigurationError
-from mage_project.lib.local import postgres, sources
+from mage_project.lib.local import bigquery, gcs, google, postgres, sources
 from mage_project.lib.local.state import locked, port_is_free, write_service
 from mage_project.lib.runs.pipelines import PROJECT
 from mage_project.lib.settings import Settings, export_environment, load_settings, read_services
 from mage_project.lib.sinks.postgres_server import engine_for, ensure_database
+
+logger = logging.getLogger(__name__)
 
 OPTIONAL = ("source",)
 SOURCE_ROWS = 200_000
@@ -36,8 +39,9 @@ Examples:
 def up(extra: str) -> None:
     """Start the local services. Running it again changes nothing.
 
-    PostgreSQL listens on a free port of 127.0.0.1, kept for the next time; its data stays in
-    .cantrip/. With POSTGRES_HOST set, that server is used and none is started.
+    PostgreSQL and local servers for Cloud Storage and BigQuery, each on a free port of 127.0.0.1,
+    kept for the next time; their data stays in .cantrip/. With POSTGRES_HOST,
+    STORAGE_EMULATOR_HOST or BIGQUERY_EMULATOR_HOST set, that server is used and none is started.
     """
     wanted = [name for name in extra.replace(" ", "").split(",") if name]
     unknown = [name for name in wanted if name not in OPTIONAL]
@@ -52,15 +56,15 @@ def down() -> None:
     """Stop the local services. Their data and ports are kept."""
     settings = load_settings()
     with locked(settings):
+        stops = (("PostgreSQL", postgres.stop), (gcs.NAME, gcs.stop), (bigquery.NAME, bigquery.stop))
+        stopped = [name for name, stop in stops if stop(settings)]
         source = read_services(settings.home).get("source")
-        stopped = []
         if source and sources.is_running(source):
             sources.stop(source)
             stopped.append("the offline source")
-        if postgres.stop(settings):
-            stopped.append("PostgreSQL")
         write_service(settings, "source", None)
-    click.echo(f"stopped {' and '.join(stopped)}" if stopped else "nothing was running")
+    *others, last = stopped or ["nothing"]
+    click.echo(f"stopped {', '.join(others)}{' and ' if others else ''}{last}" if stopped else "nothing was running")
 
 
 @click.command(epilog="\b\nExamples:\n  ./cantrip status\n  psql $(./cantrip status --json | jq -r .postgres.url)")
@@ -113,7 +117,7 @@ def _run_until_interrupted(command: list[str]) -> None:
 
 
 def start_services(settings: Settings, *, with_source: bool, source_rows: int = SOURCE_ROWS) -> None:
-    """Start what is asked for and make the two databases; idempotent, one process at a time."""
+    """Start what is asked for, and make databases and bucket; idempotent, one process at a time."""
     with locked(settings):
         if settings.postgres_is_embedded:
             postgres.start(settings)
@@ -123,6 +127,21 @@ def start_services(settings: Settings, *, with_source: bool, source_rows: int = 
     engine_for(settings.require_postgres()).dispose()
     if settings.mage_database_url:
         ensure_database(settings.mage_database_url)
+    if settings.profile == "local":
+        with locked(settings):
+            google.reserve(settings)
+            _start_google(load_settings())
+        gcs.ensure_bucket(load_settings().require_google())
+
+
+def _start_google(settings: Settings) -> None:
+    own_storage, own_bigquery = (google.is_embedded(settings, key) for key in (google.GCS, google.BIGQUERY))
+    if own_storage:
+        gcs.start(settings)
+    if own_bigquery:
+        bigquery.start(settings)
+        if not own_storage:
+            logger.warning("the local BigQuery reads gs:// from %s only", gcs.root_folder(settings))
 
 
 def _start_source(settings: Settings, rows: int) -> dict[str, Any]:
@@ -152,6 +171,8 @@ def _status(settings: Settings) -> dict[str, Any]:
     else:
         document["postgres"] = {"url": None, "running": False, "embedded": True, "schema": None}
         document["mage"] = {"database": None}
+    document["gcs"] = _google_status(settings, google.GCS)
+    document["bigquery"] = _google_status(settings, google.BIGQUERY)
     source = read_services(settings.home).get("source")
     if source:
         document["source"] = {
@@ -160,6 +181,18 @@ def _status(settings: Settings) -> dict[str, Any]:
             "running": sources.is_running(source),
         }
     return document
+
+
+def _google_status(settings: Settings, key: str) -> dict[str, Any]:
+    used, embedded = settings.google, google.is_embedded(settings, key)
+    server = {google.GCS: gcs, google.BIGQUERY: bigquery}[key]
+    if key == google.GCS:
+        root = str(gcs.root_folder(settings)) if embedded else None
+        what = {"endpoint": used and used.storage_endpoint, "bucket": used and used.bucket, "root": root}
+    else:
+        what = {"endpoint": used and used.bigquery_endpoint, "project": used and used.project}
+    running = server.is_running(settings) if embedded else used is not None
+    return {**what, "running": running, "embedded": embedded}
 
 
 def _print_status(document: dict[str, Any]) -> None:
@@ -171,10 +204,23 @@ def _print_status(document: dict[str, Any]) -> None:
             _without_password(shown["url"]) or "./cantrip up starts it",
         ]
     ]
+    for key, variable, what in ((google.GCS, "STORAGE", "bucket"), (google.BIGQUERY, "BIGQUERY", "project")):
+        rows.append([key, *_google_row(document[key], f"{variable}_EMULATOR_HOST", what)])
     if document.get("source"):
         state = "running" if document["source"]["running"] else "stopped"
         rows.append(["source (offline)", state, document["source"]["base_url"]])
     screen.print_table("", ["service", "state", "where"], rows)
+
+
+def _google_row(shown: dict[str, Any], variable: str, what: str) -> tuple[str, str]:
+    """Give state and place, for people."""
+    if shown[what] is None:
+        return ("stopped", "./cantrip up starts it") if shown["embedded"] else ("unset", "GCP_PROJECT and GCS_BUCKET")
+    where = f"{what} {shown[what]}"
+    if shown["endpoint"] is None:
+        return "Google's own", where
+    state = ("running" if shown["running"] else "stopped") if shown["embedded"] else f"yours ({variable})"
+    return state, f"{shown['endpoint']}, {where}"
 
 
 def _without_password(url: str | None) -> str | None:

@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -26,21 +25,18 @@ import psutil
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandler
 
-from mage_project.lib.errors import CantripError
-from mage_project.lib.local import trips
+from mage_project.lib.local import processes, trips
 from mage_project.lib.local.state import free_port, port_is_free
-from mage_project.lib.settings import ROOT, child_environment
+from mage_project.lib.settings import child_environment
 
 # part of every URL, so that the ledger says of a row that nobody published it
 PREFIX = "/generated"
 MODULE = "mage_project.lib.local.sources"
 HOST = "127.0.0.1"
 ZONES_NAME = "taxi_zone_lookup.csv"
-START_SECONDS, STOP_SECONDS = 20.0, 10.0
 _WRITERS = {"parquet": trips.write_parquet, "csv.gz": trips.write_csv_gz, "csv": trips.write_csv}
 _DENIED = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 _log = logging.getLogger(MODULE)
-_started: dict[int, subprocess.Popen[bytes]] = {}  # our own children, to be reaped
 
 
 class Shelf:
@@ -136,38 +132,22 @@ def start(folder: Path, rows: int, seed: int, home: Path, port: int | None = Non
     log = folder.resolve() / "source.log"
     port = port if port and port_is_free(port) else free_port()
     options = ["--port", port, "--folder", folder.resolve(), "--rows", rows, "--seed", seed]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", MODULE, *map(str, options)],
-            cwd=ROOT,
-            env=child_environment(CANTRIP_HOME=str(home.resolve())),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    _started[process.pid] = process
+    pid = processes.launch(
+        "the offline taxi source",
+        [sys.executable, "-m", MODULE, *map(str, options)],
+        child_environment(CANTRIP_HOME=str(home.resolve())),
+        log,
+        lambda pid: _answers(port, pid),
+    )
     url = f"http://{HOST}:{port}"
-    deadline = time.monotonic() + START_SECONDS
-    while not _answers(port, process.pid):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            process.wait()
-            raise CantripError(f"the offline taxi source didn't start on {url}; {log} says why.")
-        time.sleep(0.05)
     urls = {"base_url": f"{url}{PREFIX}/trip-data", "zones_url": f"{url}{PREFIX}/misc/{ZONES_NAME}"}
-    return {"host": HOST, "port": port, "pid": process.pid, **urls, "rows": rows}
+    return {"host": HOST, "port": port, "pid": pid, **urls, "rows": rows}
 
 
 def stop(service: dict[str, Any]) -> None:
     """End the process that `start` described, and wait for its end; nothing if it is gone already."""
     if process := _process_of(service):
-        process.terminate()
-        _, alive = psutil.wait_procs([process], timeout=STOP_SECONDS)
-        for each in alive:
-            each.kill()
-    if child := _started.pop(service["pid"], None):
-        child.wait()
+        processes.stop(process)
 
 
 def is_running(service: dict[str, Any]) -> bool:
@@ -176,12 +156,7 @@ def is_running(service: dict[str, Any]) -> bool:
 
 
 def _process_of(service: dict[str, Any]) -> psutil.Process | None:
-    try:
-        process = psutil.Process(service["pid"])
-        words = process.cmdline()
-    except psutil.Error:
-        return None
-    return process if MODULE in words and str(service["port"]) in words else None
+    return processes.find((MODULE, str(service["port"])), service["pid"])
 
 
 def _answers(port: int, pid: int) -> bool:

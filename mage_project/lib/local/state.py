@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 
 from mage_project.lib.errors import ConfigurationError
 from mage_project.lib.settings import Settings, read_services
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -48,6 +51,16 @@ def free_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def keep_port(port: int | None, name: str) -> int:
+    """Give the port that a server had last time, or another one, with a notice, when that is taken."""
+    if port and port_is_free(port):
+        return port
+    chosen = free_port()
+    if port:
+        logger.warning("port %s is in use by another program; %s now listens on %s", port, name, chosen)
+    return chosen
 
 
 def port_is_free(port: int) -> bool:

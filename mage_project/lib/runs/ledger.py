@@ -1,7 +1,8 @@
 """The ledger: one row per run and slice, in the warehouse, written in the sink's own transaction.
 
-`fetched = kept + dropped by rule` and `loaded = kept` hold for every row in state `done`; the table
-has them as constraints, so that not even a hand-written row can say otherwise.
+`fetched = kept + dropped by rule`, `landed = kept` and `loaded = landed` hold for every row in state
+`done`. A run may store a slice in several places, one exporter each: their receipts stand side by
+side in its row, and one that failed makes the row `failed` until it succeeds.
 """
 
 from __future__ import annotations
@@ -24,18 +25,21 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    case,
+    cast,
+    func,
     select,
     text,
     true,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH, insert
 from sqlalchemy.schema import CheckConstraint, CreateSchema
 
 from mage_project.lib.errors import ReconciliationError
 from mage_project.lib.runs.window import Window
 from mage_project.lib.settings import ROOT, PostgresSettings
 from mage_project.lib.sinks.postgres_server import engine_for
-from mage_project.lib.sinks.postgres_tables import columns_of, literal, quoted, run_plain
+from mage_project.lib.sinks.postgres_tables import columns_of, quoted, run_plain
 from mage_project.lib.sinks.receipt import Receipt
 
 SCHEMA = "cantrip"
@@ -101,6 +105,8 @@ class Entry:
     kept: int | None
     dropped: dict[str, int]
     source: str | None = None
+    # the exporting block: its receipt stands under this name
+    block: str = "run"
     # asked of git when the entry is made: while it is written, readers of the table wait
     code_version: str = field(default_factory=code_version)
 
@@ -126,16 +132,25 @@ def write_done(connection: Connection, entry: Entry, receipt: Receipt) -> None:
     require_balance(entry)
     if receipt.rows != entry.kept:
         raise ReconciliationError(
-            f"{entry.slice}: {entry.kept} rows were kept, but {receipt.rows} loaded. Nothing was published."
+            f"{entry.slice}: {entry.kept} rows were kept, but {receipt.rows} stored in {receipt.where}. "
+            "Run it again, and report this if it stays."
         )
-    _write(connection, entry, "done", {receipt.sink: receipt.as_dict()}, None)
+    _write(connection, entry, "done", receipt.as_dict(), None)
+
+
+def write_stored(server: PostgresSettings, entry: Entry, receipt: Receipt) -> None:
+    """Write a slice that a sink outside this server has published, in a transaction of its own."""
+    engine = engine_for(server)
+    with engine.begin() as connection:
+        write_done(connection, entry, receipt)
+    engine.dispose()
 
 
 def write_failed(server: PostgresSettings, entry: Entry, cause: str) -> None:
     """Write a failed slice with its cause, in a transaction of its own."""
     engine = engine_for(server)
     with engine.begin() as connection:
-        _write(connection, entry, "failed", {}, cause)
+        _write(connection, entry, "failed", {"error": cause}, cause)
     engine.dispose()
 
 
@@ -162,9 +177,21 @@ def slices(server: PostgresSettings, pipeline: str | None = None) -> list[dict[s
     return [row for row in rows if not any(_makes_up_for(other, row) for other in rows)]
 
 
-def held(server: PostgresSettings, pipeline: str | None = None) -> list[dict[str, Any]]:
-    """Give the entry of what every slice holds now: the newest one that was published."""
-    return _read(server, _of(pipeline), LEDGER.c.state == "done", newest_only=True)
+def stored(server: PostgresSettings, pipeline: str | None = None) -> list[dict[str, Any]]:
+    """Give what every slice holds now in every place: the newest receipt of each, with its entry's counts.
+
+    An entry that failed counts with the receipts that it has: they were published.
+    """
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in sorted(_read(server, _of(pipeline)), key=lambda row: row["finished_at"]):
+        for receipt in receipts_of(row):
+            newest[row["slice"], receipt["where"]] = {**row, "receipt": receipt}
+    return [newest[key] for key in sorted(newest)]
+
+
+def receipts_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give the receipts of an entry, without its failures."""
+    return [receipt for receipt in row["receipts"].values() if "error" not in receipt]
 
 
 def _of(pipeline: str | None) -> ColumnElement[bool]:
@@ -176,30 +203,6 @@ def entries_of(server: PostgresSettings, run_id: str) -> list[dict[str, Any]]:
     return _read(server, LEDGER.c.run_id == run_id)
 
 
-def differences(server: PostgresSettings, rows: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
-    """Count every slice of `rows` (from `held`) in its table; give {(pipeline, slice): what differs}."""
-    found: dict[tuple[str, str], str] = {}
-    engine = engine_for(server)
-    with engine.connect() as connection:
-        for row in rows:
-            where = (row["receipts"].get("postgres") or {}).get("where")
-            if not where:
-                continue
-            schema, table = where.rpartition("/")[2].split(".", 1)
-            if connection.execute(text("SELECT to_regclass(:name)"), {"name": quoted(schema, table)}).scalar() is None:
-                found[row["pipeline"], row["slice"]] = f"{schema}.{table} is gone"
-                continue
-            count = run_plain(
-                connection, f"SELECT count(*) FROM {quoted(schema, table)} WHERE _slice = {literal(row['slice'])}"
-            ).scalar_one()
-            if count != row["kept"]:
-                found[row["pipeline"], row["slice"]] = (
-                    f"{count:,} rows in {schema}.{table}, {row['kept']:,} in the ledger"
-                )
-    engine.dispose()
-    return found
-
-
 def _makes_up_for(done: dict[str, Any], failed: dict[str, Any]) -> bool:
     """Whether `failed` names no slice but its window, and `done` loaded that window later."""
     same = all(done[name] == failed[name] for name in ("pipeline", "window_start", "window_end", "variables"))
@@ -207,7 +210,8 @@ def _makes_up_for(done: dict[str, Any], failed: dict[str, Any]) -> bool:
     return same and nameless and done["state"] == "done" and done["finished_at"] > failed["finished_at"]
 
 
-def _write(connection: Connection, entry: Entry, state: str, receipts: dict, cause: str | None) -> None:
+def _write(connection: Connection, entry: Entry, state: str, receipt: dict[str, Any], cause: str | None) -> None:
+    """Write the entry, or add to it what another of its exporters wrote; one failure makes it `failed`."""
     ensure_ledger(connection)
     values = {
         "run_id": entry.run_id,
@@ -219,7 +223,7 @@ def _write(connection: Connection, entry: Entry, state: str, receipts: dict, cau
         "fetched": entry.fetched,
         "kept": entry.kept,
         "dropped": entry.dropped,
-        "receipts": receipts,
+        "receipts": {entry.block: receipt},
         "source": entry.source,
         "error": cause,
         "variables": entry.variables,
@@ -228,7 +232,14 @@ def _write(connection: Connection, entry: Entry, state: str, receipts: dict, cau
         "finished_at": datetime.now(UTC),
     }
     statement = insert(LEDGER).values(values)
-    merged = {**values, "receipts": LEDGER.c.receipts.op("||")(statement.excluded.receipts)}
+    receipts = LEDGER.c.receipts.op("||")(statement.excluded.receipts)
+    failure = func.jsonb_path_query_first(receipts, cast("$.*.error", JSONPATH)).op("#>>")(text("'{}'"))
+    merged = {
+        **values,
+        "receipts": receipts,
+        "state": case((failure.is_(None), "done"), else_="failed"),
+        "error": failure,
+    }
     connection.execute(statement.on_conflict_do_update(index_elements=["run_id", "slice"], set_=merged))
 
 

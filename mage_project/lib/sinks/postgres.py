@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
-import psycopg2.errors
 import pyarrow as pa
 import stamina
 from sqlalchemy import Connection, Engine, text
@@ -41,6 +40,7 @@ from mage_project.lib.sinks.postgres_tables import (
     sql_columns,
 )
 from mage_project.lib.sinks.receipt import Receipt
+from mage_project.lib.sinks.slice_lock import is_lock_timeout, slice_lock
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,10 @@ class PostgresTable:
         columns = sql_columns(dataset.schema)
         engine = engine_for(self.server)
         try:
-            with _reported(self.where, slice), self._slice_lock(engine, slice):
+            with (
+                _reported(self.where, slice),
+                slice_lock(engine, f"{self.schema}.{self.table}", slice, self.lock_seconds),
+            ):
                 with engine.begin() as connection:
                     added = ensure_table(connection, self.schema, self.table, columns, self.partitioned)
                 for name in added:
@@ -89,25 +92,6 @@ class PostgresTable:
                     raise
         finally:
             engine.dispose()
-
-    @contextmanager
-    def _slice_lock(self, engine: Engine, slice: str) -> Iterator[None]:
-        """Hold the slice for this run: a session lock, which the server lets go when a client dies."""
-        key = {"key": f"{self.schema}.{self.table}/{slice}"}
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            if not connection.execute(text("SELECT pg_try_advisory_lock(hashtextextended(:key, 0))"), key).scalar():
-                logger.warning("%s: another run is replacing %s; waiting for it", self.where, slice)
-                connection.execute(text(f"SET lock_timeout = {int(self.lock_seconds * 1000)}"))
-                try:
-                    connection.execute(text("SELECT pg_advisory_lock(hashtextextended(:key, 0))"), key)
-                except DBAPIError as error:
-                    if not _is_lock_timeout(error):
-                        raise
-                    raise SinkError(
-                        f"{slice}: another run has been replacing this slice of {self.where} for more than "
-                        f"{self.lock_seconds:.0f} s. Nothing was loaded. Wait for it, or raise SLICE_LOCK_SECONDS."
-                    ) from error
-            yield
 
     def _make_aside(self, engine: Engine, slice: str, columns: dict[str, str]) -> str:
         """Make this attempt's table, after removing what killed attempts left; we hold the slice."""
@@ -177,7 +161,7 @@ class PostgresTable:
         swap = self._swap_partition if self.partitioned else self._swap_rows
         deadline = time.monotonic() + self.lock_seconds
         for attempt in stamina.retry_context(
-            on=lambda error: _is_lock_timeout(error) and time.monotonic() < deadline,
+            on=lambda error: is_lock_timeout(error) and time.monotonic() < deadline,
             attempts=None,
             timeout=None,
             wait_initial=0.2,
@@ -223,7 +207,3 @@ def _reported(where: str, slice: str) -> Iterator[None]:
         raise SinkError(
             f"{slice}: {where} refused the load: {plain_reason(error)}. The slice holds what it held before."
         ) from error
-
-
-def _is_lock_timeout(error: Exception) -> bool:
-    return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg2.errors.LockNotAvailable)

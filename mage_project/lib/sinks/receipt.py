@@ -8,7 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Receipt:
-    """One slice stored: how many rows and bytes, in how many seconds, and where (no credentials)."""
+    """One slice stored: how many rows and bytes, in how many seconds, and where (no credentials).
+
+    `files` are those of a bucket; `bytes_billed` and `slot_ms` what BigQuery says that its jobs cost.
+    """
 
     sink: str
     where: str
@@ -16,7 +19,10 @@ class Receipt:
     rows: int
     bytes: int
     seconds: float
+    files: int | None = None
+    bytes_billed: int | None = None
+    slot_ms: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it as plain data, for the ledger and `--json`."""
-        return asdict(self)
+        """Give it as plain data, for the ledger and `--json`, without what the sink doesn't say."""
+        return {name: value for name, value in asdict(self).items() if value is not None}

@@ -17,20 +17,29 @@ from mage_project.lib.http import download
 from mage_project.lib.settings import Settings
 
 
-def load_month(color: object, month_start: date, settings: Settings, staged: Path, *, refresh: bool = False) -> Dataset:
-    """Fetch one month of `color` and stage it in the declared schema, every row of it.
+def load_month(
+    color: object,
+    day: date,
+    settings: Settings,
+    staged: Path,
+    *,
+    refresh: bool = False,
+    slice: str | None = None,
+) -> Dataset:
+    """Fetch the month of `color` that holds `day` and stage it in the declared schema, every row of it.
 
-    The slice is `{color}/{yyyy-mm}`: what this file brought, whatever days its rows claim.
+    The slice is `{color}/{yyyy-mm}` unless another is given: what this file brought, whatever days its rows claim.
     Raises ConfigurationError for an unknown colour, NotPublishedError for a month that isn't there
     (yet), DataError for a file that isn't what it should be.
     """
     color = known_color(color)
+    slice = slice or f"{color}/{day:%Y-%m}"
+    with about_slice(slice):
+        return _load(color, day.replace(day=1), settings, staged, refresh, slice)
+
+
+def _load(color: str, month_start: date, settings: Settings, staged: Path, refresh: bool, slice: str) -> Dataset:
     month = f"{month_start:%Y-%m}"
-    with about_slice(f"{color}/{month}"):
-        return _load(color, month, month_start, settings, staged, refresh)
-
-
-def _load(color: str, month: str, month_start: date, settings: Settings, staged: Path, refresh: bool) -> Dataset:
     what = f"{color} {month}"
     if month_start > date.today():
         raise NotPublishedError(
@@ -41,7 +50,7 @@ def _load(color: str, month: str, month_start: date, settings: Settings, staged:
     with open_file(raw.path, settings.taxi.format, partial(csv_type, color), what) as opened:
         plan = conform_to(color, opened.schema, what, raw.url)
         batches = _conformed(opened.batches, plan)
-        dataset = stage(batches, plan.schema, staged, slice=f"{color}/{month}", source=raw.url)
+        dataset = stage(batches, plan.schema, staged, slice=slice, source=raw.url)
     if opened.rows is not None and dataset.rows != opened.rows:
         raise ReconciliationError(
             f"{what}: {raw.url} says that it holds {opened.rows:,} rows, but {dataset.rows:,} came out of it. "

@@ -6,6 +6,7 @@ imported inside functions only: most commands work without it.
 
 from mage_project.lib.runs.mage.execution import BlockOutcome, Outcome, prepare, run_pipeline
 from mage_project.lib.runs.mage.inline_tests import require_upstream_tests
+from mage_project.lib.runs.mage.installed import sample_file
 from mage_project.lib.runs.mage.records import is_last_block, recent_runs
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "recent_runs",
     "require_upstream_tests",
     "run_pipeline",
+    "sample_file",
 ]

@@ -18,9 +18,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from mage_project.lib.dataset import Dataset
 from mage_project.lib.errors import CantripError, DataError
-from mage_project.lib.handover import received
 from mage_project.lib.reference import facts_of
 from mage_project.lib.runs.context import drop_staged
 from mage_project.lib.runs.mage.inline_tests import LogLines, describe_failed_test
@@ -50,7 +48,8 @@ class Outcome:
     run_id: str
     seconds: float = 0.0
     blocks: list[BlockOutcome] = field(default_factory=list)
-    datasets: list[Dataset] = field(default_factory=list)
+    # the facts of every reference that a block handed over
+    handed_over: list[dict[str, Any]] = field(default_factory=list)
     error: Exception | None = None
 
 
@@ -121,7 +120,7 @@ def run_pipeline(
             outcome.blocks.append(_block_outcome(pipeline, block_uuid, time.monotonic() - begun, outputs))
             on_block(block_uuid, "done")
     outcome.seconds = time.monotonic() - started
-    outcome.datasets = [received(value) for value in outputs.values() if facts_of(value) is not None]
+    outcome.handed_over = [facts for value in outputs.values() if (facts := facts_of(value)) is not None]
     drop_staged(settings, outcome.run_id)
     if outcome.error is None:
         close(run, PipelineRun.PipelineRunStatus.COMPLETED)
@@ -206,8 +205,9 @@ def _block_outcome(pipeline: Any, block_uuid: str, seconds: float, outputs: Mapp
 
 
 def _rows(output: Any) -> int | None:
-    if facts_of(output) is not None:
-        return received(output).rows
+    facts = facts_of(output)
+    if facts is not None:
+        return int(facts["rows"])
     if isinstance(output, dict) and isinstance(output.get("rows"), int):
         return output["rows"]
     return None

@@ -1,0 +1,1 @@
+SELECT 'BigQuery' AS service, CURRENT_TIMESTAMP() AS asked_at

@@ -1,0 +1,80 @@
+"""The manifests in a bucket: read, published on condition, and compared with the files that they list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.api_core import exceptions
+
+from mage_project.lib.errors import SourceError, about_slice
+from mage_project.lib.manifest import Manifest
+from mage_project.lib.settings import GoogleSettings
+from mage_project.lib.sinks.buckets import bucket_errors, ensure_bucket, replaced_meanwhile
+from mage_project.lib.sinks.google_clients import storage_client
+
+
+def manifest_path(prefix: str, slice: str) -> str:
+    """Give where a slice's manifest lies: `{prefix}/_manifests/{slice without its first part}.json`."""
+    return f"{prefix}/_manifests/{slice.partition('/')[2].replace('/', '_') or slice}.json"
+
+
+def read_manifest(google: GoogleSettings, prefix: str, slice: str, client: Any = None) -> Manifest | None:
+    """Give the slice's published manifest, or None when there is none."""
+    return manifest_at(google, manifest_path(prefix, slice), slice, client)
+
+
+def manifest_at(google: GoogleSettings, path: str, slice: str, client: Any = None) -> Manifest | None:
+    """Give the manifest that lies at `path`, or None when there is none."""
+    client = client or storage_client(google)
+    with bucket_errors(google, slice, f"reading {path}"):
+        blob = ensure_bucket(client, google).get_blob(path)
+        if blob is None:
+            return None
+        try:
+            text = blob.download_as_text(if_generation_match=blob.generation)
+        except (exceptions.NotFound, exceptions.PreconditionFailed):
+            return manifest_at(google, path, slice, client)  # published anew between the two questions
+        return Manifest.from_json(text, google.bucket, path, int(blob.generation))
+
+
+def require_manifest(google: GoogleSettings, prefix: str, slice: str) -> Manifest:
+    """Give the slice's published manifest. Raises SourceError when there is none, naming the pipeline to run."""
+    with about_slice(slice):
+        manifest = read_manifest(google, prefix, slice)
+        if manifest is None:
+            raise SourceError(
+                f"{slice}: nothing has landed: there is no gs://{google.bucket}/{manifest_path(prefix, slice)}. "
+                "Run the pipeline that writes it first (taxi: ./cantrip run api_to_gcs for the same date and color)."
+            )
+        return manifest
+
+
+def broken_files(google: GoogleSettings, manifest: Manifest) -> list[str]:
+    """Compare what a manifest lists with what the bucket holds; say of each file that differs how."""
+    client = storage_client(google)
+    found: dict[str, Any] = {}
+    with bucket_errors(google, manifest.slice, f"checking {manifest.path}"):
+        for day in sorted({file.path.rpartition("/")[0] for file in manifest.files}):
+            fields = "items(name,size,crc32c),nextPageToken"
+            found |= {blob.name: blob for blob in client.list_blobs(google.bucket, prefix=f"{day}/", fields=fields)}
+    broken = []
+    for file in manifest.files:
+        blob = found.get(file.path)
+        if blob is None:
+            broken.append(f"{file.path} is missing")
+        elif blob.crc32c != file.crc32c or blob.size != file.bytes:
+            broken.append(f"{file.path} was altered: checksum {blob.crc32c}, not {file.crc32c}")
+    return broken
+
+
+def publish_manifest(bucket: Any, manifest: Manifest, replacing: Manifest | None) -> None:
+    """Write a manifest, on condition that the one it replaces is still there. Raises SinkError if it isn't."""
+    blob = bucket.blob(manifest.path)
+    before = (replacing.generation or 0) if replacing else 0
+    try:
+        blob.upload_from_string(manifest.to_json(), content_type="application/json", if_generation_match=before)
+    except exceptions.PreconditionFailed:
+        now = bucket.get_blob(manifest.path)
+        if now is None or manifest.attempt not in now.download_as_text():
+            raise replaced_meanwhile(manifest.slice, manifest.where) from None
+        # it was our own write, whose answer got lost
