@@ -37,7 +37,7 @@ def received_manifest(value: Any) -> Manifest:
     found = "a dataset of staged rows" if facts is not None else _kind(value)
     raise DatasetMisuseError(
         f"this block got {found}, not a manifest of files in a bucket. The block before must end with "
-        "`return read_manifest(…).hand_over()`."
+        "`return require_manifest(…).hand_over()`."
     )
 
 

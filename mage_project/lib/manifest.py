@@ -7,7 +7,6 @@ blocks in the place of a dataset: addresses and counts, never rows.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -78,13 +77,15 @@ class Manifest:
         Says in a notice which names changed. Raises DataError when two would become one.
         """
         wanted = {name: "_".join(name.split()).lower() for name in self.schema.names}
-        counts = Counter([*wanted.values(), self.partition_column])
-        twice = [name for name, standard in wanted.items() if counts[standard] > 1]
-        if twice:
-            raise DataError(
-                f"{self.slice}: the columns {' and '.join(map(repr, twice))} of {self.where} would both be "
-                f"{wanted[twice[0]]!r} in BigQuery. Nothing was loaded. Rename one in the feed's schema.py."
-            )
+        for standard in wanted.values():
+            alike = [name for name in wanted if wanted[name] == standard]
+            if standard == self.partition_column:
+                alike.append(f"{standard} (of the partitions)")
+            if len(alike) > 1:
+                raise DataError(
+                    f"{self.slice}: the columns {' and '.join(map(repr, alike))} of {self.where} would both be "
+                    f"{standard!r} in BigQuery. Nothing was loaded. Rename one in the feed's schema.py."
+                )
         changed = tuple((name, standard) for name, standard in wanted.items() if name != standard)
         notice = "renamed: " + ", ".join(f"{name!r} to {standard}" for name, standard in changed)
         return replace(self, renamed=changed, notices=(*self.notices, notice) if changed else self.notices)
@@ -109,7 +110,7 @@ class Manifest:
             plain = {name: document[name] for name in _PLAIN}
             files = tuple(ManifestFile(**each) for each in document["files"])
             schema = pa.schema([(each["name"], _type_of(each["type"])) for each in document["schema"]])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"gs://{bucket}/{path} is no manifest that this version reads ({type(error).__name__}: {error}). "
                 "Run the pipeline that writes it again."

@@ -31,6 +31,7 @@ from tests.support.warehouse import (
     query,
     running_home,
     scalar,
+    stop_services,
     wait_until,
 )
 
@@ -219,6 +220,7 @@ def test_a_host_in_the_environment_wins_over_the_embedded_server(running: Home, 
         POSTGRES_DBNAME="made_when_missing",
     )
     done = theirs.cantrip("up")
+    stop_services(theirs)
     assert done.returncode == 0, done.stderr
     assert "yours (POSTGRES_HOST)" in done.stdout
     assert server.password not in done.stdout

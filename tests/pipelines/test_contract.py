@@ -5,17 +5,20 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from unittest.mock import patch
 
 import pytest
 import yaml
+from jinja2 import Template
 
 from mage_project.lib.runs.check import check_project
 from mage_project.lib.runs.pipelines import FOLDERS, PROJECT, BlockSpec, PipelineSpec, pipeline_names, read_pipeline
 from mage_project.lib.runs.window import CADENCES
-from mage_project.lib.settings import PROFILES, ROOT
+from mage_project.lib.settings import ROOT
+from mage_project.lib.settings.model import PROFILES
 
 # A contract: names stay. Each block with the blocks that it takes its inputs from.
 CONTRACT: dict[str, dict[str, list[str]]] = {
@@ -26,6 +29,24 @@ CONTRACT: dict[str, dict[str, list[str]]] = {
         "taxi_data_to_postgres": ["transform_taxi_data"],
     },
     "taxi_zones_to_postgres": {"load_taxi_zones": [], "taxi_zones_to_postgres": ["load_taxi_zones"]},
+    "api_to_gcs": {
+        "load_api_data": [],
+        "transform_taxi_data": ["load_api_data"],
+        "taxi_to_gcs_parquet": ["transform_taxi_data"],
+        "taxi_to_gcs_partitioned_parquet": ["transform_taxi_data"],
+    },
+    "daily_trips": {
+        "load_daily_trips": [],
+        "keep_execution_date": ["load_daily_trips"],
+        "daily_trips_to_gcs": ["keep_execution_date"],
+    },
+    "gcs_to_bigquery": {
+        "load_taxi_gcs": [],
+        "standardize_column_names": ["load_taxi_gcs"],
+        "write_taxi_to_bigquery": ["standardize_column_names"],
+    },
+    "big_query_test": {"big_query_test": []},
+    "gcs_test": {"load_titanic": []},
 }
 CODE_LINES = 30
 
@@ -72,9 +93,38 @@ def test_a_pipeline_declares_its_windows(pipeline: PipelineSpec) -> None:
     assert pipeline.variables["offset"] >= 0
 
 
-def test_taxi_trips_are_loaded_by_month_two_months_late_and_yellow_by_default() -> None:
-    variables = read_pipeline("api_to_postgres").variables
+@pytest.mark.parametrize("name", ["api_to_postgres", "api_to_gcs", "gcs_to_bigquery"])
+def test_taxi_trips_are_loaded_by_month_two_months_late_and_yellow_by_default(name: str) -> None:
+    variables = read_pipeline(name).variables
     assert (variables["cadence"], variables["offset"], variables["color"]) == ("month", 2, "yellow")
+
+
+def test_a_day_of_trips_waits_until_its_month_is_published() -> None:
+    variables = read_pipeline("daily_trips").variables
+    assert (variables["cadence"], variables["color"]) == ("day", "yellow")
+    # a month is published two months after it ended: its first day waits longest, for three months
+    assert variables["offset"] >= 31 + 30 + 31
+
+
+def test_the_bucket_gets_the_very_rows_that_the_warehouse_gets() -> None:
+    warehouse, bucket = (read_pipeline(name).blocks[:2] for name in ("api_to_postgres", "api_to_gcs"))
+    assert [block.path for block in bucket] == [block.path for block in warehouse]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "uuid", "type_", "language"),
+    [
+        ("big_query_test", "big_query_test", "data_loader", "sql"),
+        ("gcs_test", "load_titanic", "data_loader", "python"),
+        ("gcs_to_bigquery", "standardize_column_names", "transformer", "python"),
+        ("gcs_to_bigquery", "write_taxi_to_bigquery", "data_exporter", "python"),
+        ("api_to_gcs", "taxi_to_gcs_partitioned_parquet", "data_exporter", "python"),
+        ("daily_trips", "daily_trips_to_gcs", "data_exporter", "python"),
+    ],
+)
+def test_a_block_is_of_the_type_and_language_of_the_design(pipeline: str, uuid: str, type_: str, language: str) -> None:
+    found = {block.uuid: (block.type, block.language) for block in read_pipeline(pipeline).blocks}
+    assert found[uuid] == (type_, language)
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=name_of)
@@ -113,12 +163,24 @@ def test_no_block_lies_about_unused() -> None:
 
 def test_io_config_has_each_profile_with_the_same_keys_and_no_secret_in_it() -> None:
     assert (PROJECT / "io_config.yaml").resolve() == ROOT / "io_config.yaml"
-    document = yaml.safe_load((ROOT / "io_config.yaml").read_text())
+    document = io_config(lambda name, *_: f"the environment, {name}")
     assert set(PROFILES) | {"default"} <= set(document)
     for profile in (*PROFILES, "default"):
         assert set(document[profile]) == set(document["default"])
+        assert {"POSTGRES_PASSWORD", "GOOGLE_SERVICE_ACC_KEY_FILEPATH"} <= set(document[profile])
         for name, value in document[profile].items():
-            assert name == "POSTGRES_CONNECT_TIMEOUT" or value.startswith(f"{{{{ env_var('{name}'"), name
+            assert name == "POSTGRES_CONNECT_TIMEOUT" or value == f"the environment, {name}"
+
+
+@pytest.mark.parametrize("environment", [{}, {"GOOGLE_SERVICE_ACC_KEY_FILEPATH": ""}], ids=["unset", "empty"])
+def test_without_a_key_file_mages_google_blocks_use_default_credentials(environment: dict[str, str]) -> None:
+    for profile in (*PROFILES, "default"):
+        assert io_config(environment.get)[profile]["GOOGLE_SERVICE_ACC_KEY_FILEPATH"] is None
+
+
+def io_config(env_var: Callable[..., object]) -> dict[str, dict[str, object]]:
+    """Read io_config.yaml as Mage does: as a template first, with `env_var` as os.getenv."""
+    return yaml.safe_load(Template((ROOT / "io_config.yaml").read_text()).render(env_var=env_var))
 
 
 LOADS_ALL = """

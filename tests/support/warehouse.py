@@ -19,11 +19,14 @@ import pyarrow as pa
 from dotenv import dotenv_values
 
 from mage_project.lib.dataset import Dataset, stage
-from mage_project.lib.local import postgres
+from mage_project.lib.local import bigquery, gcs, google, postgres
 from mage_project.lib.settings import ROOT, PostgresSettings, Settings, load_settings
 from mage_project.lib.sinks.postgres_server import engine_for
 
-OURS = ("CANTRIP_", "POSTGRES_", "TAXI_", "MAGE_", "HTTP_", "RAW_", "STAGED_", "VARIABLES_", "SLICE_", "REQUIRE_USER_")
+OURS = (
+    *("CANTRIP_", "POSTGRES_", "TAXI_", "MAGE_", "HTTP_", "RAW_", "STAGED_", "VARIABLES_", "SLICE_", "REQUIRE_USER_"),
+    *("GCP_", "GCS_", "GOOGLE_", "DATASET_", "STORAGE_EMULATOR_", "BIGQUERY_"),
+)
 
 WAIT_SECONDS = 60.0
 
@@ -102,17 +105,49 @@ def open_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def running_home(**environment: str) -> Iterator[Home]:
-    """Give a home with its embedded PostgreSQL running, stopped at the end."""
+def running_home(*, with_google: bool = False, **environment: str) -> Iterator[Home]:
+    """Give a home with its embedded PostgreSQL running, stopped at the end.
+
+    With `with_google` the local Cloud Storage and BigQuery run in it, too.
+    """
     with open_folder() as folder:
         home = Home(folder / "home", **environment)
         home.folder.mkdir()
-        postgres.start(home.settings)
         try:
+            postgres.start(home.settings)
             engine_for(home.server).dispose()  # makes the database
+            if with_google:
+                start_google(home)
             yield home
         finally:
-            postgres.stop(home.settings)
+            stop_services(home)
+
+
+@contextmanager
+def google_home(**environment: str) -> Iterator[Home]:
+    """Give a home with the local Cloud Storage and BigQuery alone, stopped at the end."""
+    with open_folder() as folder:
+        home = Home(folder / "home", **environment)
+        home.folder.mkdir()
+        try:
+            start_google(home)
+            yield home
+        finally:
+            stop_services(home)
+
+
+def start_google(home: Home) -> None:
+    """Start both servers as `cantrip up` does, with the bucket made."""
+    google.reserve(home.settings)
+    gcs.start(home.settings)
+    bigquery.start(home.settings)
+    gcs.ensure_bucket(home.settings.require_google())
+
+
+def stop_services(home: Home) -> None:
+    """Stop whatever runs in a home, what `cantrip up` started in it among that."""
+    for server in (postgres, gcs, bigquery):
+        server.stop(home.settings)
 
 
 @contextmanager

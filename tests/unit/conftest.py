@@ -10,12 +10,11 @@ import pytest
 from dotenv import dotenv_values
 
 from mage_project.lib.settings import ROOT, Settings, load_settings
+from tests.support.warehouse import OURS
 
 # how long an example takes is the machine's matter
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
-
-OURS = ("CANTRIP_", "POSTGRES_", "TAXI_", "MAGE_", "HTTP_", "RAW_", "STAGED_", "VARIABLES_", "SLICE_", "REQUIRE_USER_")
 
 
 @pytest.fixture(autouse=True)

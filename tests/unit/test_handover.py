@@ -117,7 +117,7 @@ def test_using_it_as_a_table_fails_with_the_line_to_write(use: Callable[[Any], A
     with pytest.raises(DatasetMisuseError) as caught:
         use(trips)
     text = str(caught.value)
-    assert text.startswith("green/2021-02: this is a reference to 1,400 staged rows, not a DataFrame")
+    assert text.startswith("green/2021-02: this is a reference to 1,400 rows that lie elsewhere, not a DataFrame")
     assert "`received(trips).map_pandas(my_function).hand_over()`" in text
     assert 'drop_where(pc.field("fare_amount") < 0, rule="negative_fare").hand_over()`' in text
 
@@ -172,7 +172,7 @@ def test_it_arrives_whole_however_mage_carries_it(
     found = received(arrived)
     assert (found.rows, found.fetched, found.dropped) == (1400, 2100, (("zero_passengers", 700),))
     assert list(found.batches()) == list(dataset.batches())
-    with pytest.raises(DatasetMisuseError, match="1,400 staged rows"):
+    with pytest.raises(DatasetMisuseError, match="1,400 rows that lie elsewhere"):
         len(arrived)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import text
@@ -49,8 +50,8 @@ def _count_in_postgres(server: PostgresSettings, schema: str, table: str, slice:
 
 
 def _differs_in_gcs(settings: Settings, receipt: dict[str, Any]) -> str | None:
-    google = settings.require_google()
-    path = receipt["where"].removeprefix(f"gs://{google.bucket}/")
+    bucket, _, path = receipt["where"].removeprefix("gs://").partition("/")
+    google = replace(settings.require_google(), bucket=bucket)
     if not path.endswith(".json"):
         return _difference(receipt["where"], rows_of_object(google, path), receipt["rows"])
     manifest = manifest_at(google, path, receipt["slice"])
@@ -61,8 +62,8 @@ def _differs_in_gcs(settings: Settings, receipt: dict[str, Any]) -> str | None:
 
 
 def _differs_in_bigquery(settings: Settings, receipt: dict[str, Any]) -> str | None:
-    google = settings.require_google()
-    _, dataset, table = receipt["where"].rsplit(".", 2)
+    project, dataset, table = receipt["where"].rsplit(".", 2)
+    google = replace(settings.require_google(), project=project)
     rows = BigQueryTable(google, dataset, table).count(receipt["slice"])
     return _difference(f"{dataset}.{table}", rows, receipt["rows"])
 

@@ -53,10 +53,11 @@ def use_plain_allocator() -> None:
 
 
 def _google_environment(google: GoogleSettings) -> dict[str, str]:
-    exported = {"GCP_PROJECT": google.project, "GOOGLE_CLOUD_PROJECT": google.project, "GCS_BUCKET": google.bucket}
-    exported["DATASET_SUFFIX"] = google.dataset_suffix
+    exported = {"GOOGLE_CLOUD_PROJECT": google.project}
     if google.storage_endpoint:
         exported["STORAGE_EMULATOR_HOST"] = google.storage_endpoint
+    if google.key_file:
+        exported["GOOGLE_SERVICE_ACC_KEY_FILEPATH"] = str(google.key_file)
     if google.bigquery_endpoint:
         exported["BIGQUERY_EMULATOR_HOST"] = google.bigquery_endpoint
         exported["GOOGLE_APPLICATION_CREDENTIALS"] = str(ANY_TOKEN)

@@ -12,8 +12,9 @@ PROFILES = ("local", "staging", "production")
 TAXI_FORMATS = ("parquet", "csv.gz", "csv")
 TLC_BASE_URL = "https://d37ci6vzurychx.cloudfront.net/trip-data"
 TLC_ZONES_URL = "https://d37ci6vzurychx.cloudfront.net/misc/taxi_zone_lookup.csv"
-# the project and bucket of the local servers: no cloud knows these names
-LOCAL_PROJECT = "cantrip-local"
+# The project and bucket of the local servers. The project is exported to Mage, which hides the values of
+# environment variables of eight letters and more in what a block shows: it must not be part of the bucket's name then.
+LOCAL_PROJECT = "cantrip"
 LOCAL_BUCKET = "cantrip-local"
 
 

@@ -21,10 +21,10 @@ from typing import Any
 
 import stamina
 from google.api_core import exceptions
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, TransportError
 from requests.exceptions import RequestException
 
-from mage_project.lib.errors import CantripError, ConfigurationError, ReconciliationError, SinkError
+from mage_project.lib.errors import ConfigurationError, ReconciliationError, SinkError
 from mage_project.lib.manifest import Manifest
 from mage_project.lib.settings import GoogleSettings
 from mage_project.lib.sinks.bigquery_tables import (
@@ -36,6 +36,7 @@ from mage_project.lib.sinks.bigquery_tables import (
     literal,
     quoted,
     replace_statements,
+    require_free_names,
 )
 from mage_project.lib.sinks.google_clients import bigquery_client
 from mage_project.lib.sinks.receipt import Receipt
@@ -81,6 +82,7 @@ class BigQueryTable:
             types = {columns[field.name]: bigquery_type(field) for field in manifest.schema}
             for name in ensure_table(client, self.where, types, manifest.partition_column, self.cluster_by):
                 logger.warning("%s: new column %s added, null for earlier slices", self.where, name)
+            require_free_names(columns.values(), manifest)
             stem = job_name("_staging", self.table, slice)
             self._remove_staging(client, f"{stem}_")
             attempt = uuid.uuid4().hex[:12]
@@ -192,8 +194,8 @@ def bigquery_errors(google: GoogleSettings, dataset: str, slice: str) -> Iterato
     """Turn the client's errors into one paragraph; it has retried what a retry can mend."""
     try:
         yield
-    except CantripError:
-        raise
+    except TransportError as error:  # the way to the server, not its answer
+        raise _failed(google, dataset, slice, error) from error
     except exceptions.NotFound as error:
         if "dataset" in str(error).lower():
             raise ConfigurationError(

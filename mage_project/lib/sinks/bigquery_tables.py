@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ import pyarrow as pa
 from google.api_core import exceptions
 
 from mage_project.lib.errors import DataError, SinkError
+from mage_project.lib.manifest import Manifest
 
 if TYPE_CHECKING:
     from google.cloud import bigquery
@@ -54,7 +56,7 @@ def quoted(name: str) -> str:
 
 def literal(value: str) -> str:
     """Quote a text for SQL: JSON's escapes are BigQuery's, too."""
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def ensure_table(
@@ -83,7 +85,7 @@ def ensure_table(
                 "Change the feed's schema.py, or make the table anew."
             )
     _require_ours(existing, table, found, partition)
-    new = [field for field in wanted if field.name not in found]
+    new = [field for field in wanted if field.name.lower() not in found]
     if new:
         existing.schema = [*existing.schema, *new]
         client.update_table(existing, ["schema"])
@@ -123,6 +125,20 @@ COMMIT TRANSACTION;"""
 COUNT_DIFFERS = "the slice does not hold the rows of its manifest"
 
 
-def job_name(*parts: str) -> str:
-    """Give a job's id, or a table's name, of what BigQuery allows in both: letters, digits, `_`."""
-    return "_".join(re.sub(r"[^A-Za-z0-9]+", "_", part) for part in parts)
+def job_name(kind: str, table: str, slice: str, *attempt: str) -> str:
+    """Give a job's id, or a table's name, of what BigQuery allows in both: letters, digits, `_`.
+
+    A digest of the slice tells apart those that look alike without their other characters.
+    """
+    digest = hashlib.sha256(slice.encode()).hexdigest()[:8]
+    return "_".join(re.sub(r"[^A-Za-z0-9]+", "_", part) for part in (kind, table, slice, digest, *attempt))
+
+
+def require_free_names(columns: Iterable[str], manifest: Manifest) -> None:
+    """Raise DataError when a column of the data has the name of one of ours."""
+    for name in (manifest.partition_column, SLICE_COLUMN):
+        if name in columns:
+            raise DataError(
+                f"{manifest.slice}: the data has a column {name!r}, the name of a column that every table here has of "
+                "its own. Nothing was loaded. Rename it in the feed's schema.py."
+            )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 from google.api_core import exceptions
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, TransportError
 from requests.exceptions import RequestException
 
-from mage_project.lib.errors import CantripError, ConfigurationError, SinkError
+from mage_project.lib.errors import ConfigurationError, SinkError
 from mage_project.lib.settings import GoogleSettings
 
 if TYPE_CHECKING:
@@ -71,26 +71,33 @@ def generation_of(bucket: storage.Bucket, path: str) -> int:
 @contextmanager
 def bucket_errors(google: GoogleSettings, slice: str, doing: str) -> Iterator[None]:
     """Turn the client's errors into one paragraph; it has retried what a retry can mend."""
+    from google.cloud.storage.exceptions import DataCorruption
+
     where = f"gs://{google.bucket}"
     try:
         yield
-    except CantripError:
-        raise
     except exceptions.NotFound as error:
         raise ConfigurationError(
             f"{slice}: {doing}: there is no bucket {where}. Create it with `gcloud storage buckets create {where} "
             f"--project {google.project}` (`terraform apply` does), or check GCS_BUCKET."
         ) from error
+    except (TransportError, DataCorruption) as error:  # the way to the server, not its answer
+        raise _failed(google, slice, doing, error) from error
     except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
         raise ConfigurationError(
             f"{slice}: {doing}: {where} refuses: {_reason(error)}. Give the account the role: `gcloud storage buckets "
             f"add-iam-policy-binding {where} --member=… --role=roles/storage.objectAdmin`. Nothing was published."
         ) from error
     except (exceptions.GoogleAPIError, RequestException, OSError) as error:
-        remedy = "Is it running? `./cantrip up` starts it." if google.storage_endpoint else "Run it again later."
-        raise SinkError(
-            f"{slice}: {doing}: {where} failed: {_reason(error)}. The slice holds what it held before. {remedy}"
-        ) from error
+        raise _failed(google, slice, doing, error) from error
+
+
+def _failed(google: GoogleSettings, slice: str, doing: str, error: Exception) -> SinkError:
+    remedy = "Is it running? `./cantrip up` starts it." if google.storage_endpoint else "Run it again later."
+    return SinkError(
+        f"{slice}: {doing}: gs://{google.bucket} failed: {_reason(error)}. "
+        f"The slice holds what it held before. {remedy}"
+    )
 
 
 def _reason(error: Exception) -> str:

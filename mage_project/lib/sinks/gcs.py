@@ -15,6 +15,7 @@ import logging
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -43,7 +44,7 @@ from mage_project.lib.sinks.buckets import (
     require_checksum,
 )
 from mage_project.lib.sinks.google_clients import storage_client
-from mage_project.lib.sinks.manifests import manifest_path, publish_manifest, read_manifest
+from mage_project.lib.sinks.manifests import file_slug, manifest_path, publish_manifest, read_manifest
 from mage_project.lib.sinks.parquet_files import DayRows, encode, rows_by_day, write_one_file
 from mage_project.lib.sinks.receipt import Receipt
 
@@ -147,20 +148,22 @@ class GcsPartitions:
         """Encode and upload day by day; note in `written` each object that this call wrote."""
         slots = Semaphore(ENCODERS)
 
-        def store(day: DayRows) -> ManifestFile:
+        def store(day: DayRows, part: int) -> ManifestFile:
             try:
                 content = encode(day.rows, self.by_day_of)
             finally:
                 slots.release()
-            return self._store(bucket, slice, day, content, keep, written)
+            return self._store(bucket, slice, self._path(slice, day.day, part, content), day, content, keep, written)
 
         futures: list[Future[ManifestFile]] = []
+        parts: Counter[str] = Counter()
         days = rows_by_day(dataset, self.by_day_of, self.scratch / f"{uuid.uuid4().hex}.spill")
         with ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload") as pool, closing(days):
             try:
                 for day in days:
                     slots.acquire()  # reading waits for encoding, and so the rows in memory stay few
-                    futures.append(pool.submit(store, day))
+                    futures.append(pool.submit(store, day, parts[day.day]))
+                    parts[day.day] += 1
                     if any(future.done() and future.exception() for future in futures):
                         break
             except BaseException:
@@ -168,11 +171,22 @@ class GcsPartitions:
                 raise
         return [future.result() for future in futures]
 
-    def _store(
-        self, bucket: Any, slice: str, day: DayRows, content: pa.Buffer, keep: dict[str, Any], written: list[Any]
-    ) -> ManifestFile:
+    def _path(self, slice: str, day: str, part: int, content: pa.Buffer) -> str:
+        """Name a file by its content; a further file of the day that holds the same rows is another file."""
         digest = hashlib.sha256(content).hexdigest()[:16]
-        path = f"{self.prefix}/{self.partition}={day.day}/{_file_slug(slice)}_{digest}.parquet"
+        number = f"-{part}" if part else ""
+        return f"{self.prefix}/{self.partition}={day}/{file_slug(slice)}_{digest}{number}.parquet"
+
+    def _store(
+        self,
+        bucket: Any,
+        slice: str,
+        path: str,
+        day: DayRows,
+        content: pa.Buffer,
+        keep: dict[str, Any],
+        written: list[Any],
+    ) -> ManifestFile:
         crc32c = crc32c_of(content)
         # what the manifest lists already, and is whole, needn't be sent again
         if path not in keep or keep[path].crc32c != crc32c:
@@ -201,11 +215,11 @@ class GcsPartitions:
     def _blobs_of(self, client: Any, slice: str) -> Iterator[Any]:
         """Give the slice's objects, whoever wrote them; their names say so."""
         start = f"{self.prefix}/{self.partition}="
-        name = re.compile(rf"{re.escape(start)}[^/]+/{re.escape(_file_slug(slice))}_[0-9a-f]{{16}}\.parquet")
+        name = re.compile(rf"{re.escape(start)}[^/]+/{re.escape(file_slug(slice))}_[0-9a-f]{{16}}(-\d+)?\.parquet")
         listing = client.list_blobs(
             self.google.bucket,
             prefix=start,
-            match_glob=f"{start}*/{_file_slug(slice)}_*.parquet",
+            match_glob=f"{start}*/{file_slug(slice)}_*.parquet",
             fields="items(name,generation,size,crc32c),nextPageToken",
         )
         # a server that doesn't know match_glob lists the other slices as well
@@ -240,10 +254,6 @@ def rows_of_object(google: GoogleSettings, path: str) -> int | None:
     with bucket_errors(google, path, "looking it up"):
         blob = ensure_bucket(storage_client(google), google).get_blob(path)
         return int((blob.metadata or {}).get("rows", -1)) if blob else None
-
-
-def _file_slug(slice: str) -> str:
-    return re.sub(r"[^A-Za-z0-9-]+", "_", slice)
 
 
 def _require_rows(slice: str, kept: int, landed: int, where: str) -> None:

@@ -67,7 +67,9 @@ def _require_listening(endpoint: str) -> None:
     """Say at once that a local server is down: the client would try to reach it for two minutes."""
     parts = urlsplit(endpoint)
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 80), CONNECT_SECONDS).close()
+        socket.create_connection(
+            (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), CONNECT_SECONDS
+        ).close()
     except OSError as error:
         raise SinkError(
             f"nothing answers at {endpoint} ({error.strerror or error}), where the local server should be. Nothing was "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from google.api_core import exceptions
@@ -14,8 +15,17 @@ from mage_project.lib.sinks.google_clients import storage_client
 
 
 def manifest_path(prefix: str, slice: str) -> str:
-    """Give where a slice's manifest lies: `{prefix}/_manifests/{slice without its first part}.json`."""
-    return f"{prefix}/_manifests/{slice.partition('/')[2].replace('/', '_') or slice}.json"
+    """Give where a slice's manifest lies; what the prefix says of the slice is not said again.
+
+    `green/2021-02` under `nyc_taxi_data/green` has `nyc_taxi_data/green/_manifests/2021-02.json`.
+    """
+    first, _, rest = slice.partition("/")
+    return f"{prefix}/_manifests/{file_slug(rest if rest and prefix.endswith(f'/{first}') else slice)}.json"
+
+
+def file_slug(slice: str) -> str:
+    """Give a slice as a part of a file's name: `_` for `/`, and no two slices alike."""
+    return re.sub(r"[^A-Za-z0-9.-]", lambda found: "_" if found[0] == "/" else f"~{ord(found[0]):x}~", slice)
 
 
 def read_manifest(google: GoogleSettings, prefix: str, slice: str, client: Any = None) -> Manifest | None:

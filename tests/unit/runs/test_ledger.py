@@ -50,7 +50,7 @@ def test_an_unknown_count_balances_nothing(unknown: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("rows", [0, 64_540, 64_542])
 def test_a_receipt_over_other_rows_than_were_kept_is_refused_before_anything_is_written(rows: int) -> None:
-    with pytest.raises(ReconciliationError, match=f"64541 rows were kept, but {rows} loaded. Nothing was published"):
+    with pytest.raises(ReconciliationError, match=f"64541 rows were kept, but {rows} stored in db:5432/x"):
         write_done(NO_CONNECTION, ENTRY, replace(RECEIPT, rows=rows))
 
 
@@ -64,7 +64,7 @@ def test_a_balanced_entry_is_written_with_its_receipt(monkeypatch: pytest.Monkey
     written: list[tuple] = []
     monkeypatch.setattr(ledger, "_write", lambda *given: written.append(given))
     write_done(NO_CONNECTION, ENTRY, RECEIPT)
-    assert written == [(None, ENTRY, "done", {"postgres": RECEIPT.as_dict()}, None)]
+    assert written == [(None, ENTRY, "done", RECEIPT.as_dict(), None)]
 
 
 def test_variables_are_the_pipelines_own_as_text() -> None:
@@ -110,3 +110,79 @@ def test_the_code_has_a_version() -> None:
 def test_without_git_the_version_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert code_version.__wrapped__() == "unknown"
+
+
+class TestStored:
+    """What a slice holds is the newest receipt of each place, also of entries that failed elsewhere."""
+
+    @staticmethod
+    def entry(finished: int, state: str = "done", slice: str = "green/2021-02", **receipts: Any) -> dict[str, Any]:
+        places = {
+            block: receipt if "error" in receipt else {"where": block, "rows": receipt["rows"]}
+            for block, receipt in receipts.items()
+        }
+        finished_at = datetime(2021, 4, 1, finished, tzinfo=UTC)
+        return {"slice": slice, "state": state, "finished_at": finished_at, "kept": finished, "receipts": places}
+
+    @staticmethod
+    def stored(monkeypatch: pytest.MonkeyPatch, *rows: dict[str, Any]) -> list[tuple[str, str, int, int]]:
+        monkeypatch.setattr(ledger, "_read", lambda *_, **__: list(rows))
+        found = ledger.stored(cast(Any, None))
+        return [(row["slice"], row["receipt"]["where"], row["receipt"]["rows"], row["kept"]) for row in found]
+
+    def test_the_newest_entry_counts_in_whatever_order_they_are_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = [self.entry(1, a={"rows": 10}), self.entry(3, a={"rows": 30}), self.entry(2, a={"rows": 20})]
+        assert self.stored(monkeypatch, *rows) == [("green/2021-02", "a", 30, 3)]
+
+    def test_each_place_of_a_slice_keeps_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = [
+            self.entry(1, a={"rows": 10}, b={"rows": 11}),
+            self.entry(2, b={"rows": 20}),
+            self.entry(3, slice="zones", c={"rows": 265}),
+        ]
+        assert self.stored(monkeypatch, *rows) == [
+            ("green/2021-02", "a", 10, 1),
+            ("green/2021-02", "b", 20, 2),
+            ("zones", "c", 265, 3),
+        ]
+
+    def test_an_attempt_that_failed_leaves_what_was_there_and_counts_with_what_it_published(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = [
+            self.entry(1, a={"rows": 10}, b={"rows": 11}),
+            self.entry(2, state="failed", a={"error": "refused"}, b={"rows": 21}),
+        ]
+        assert self.stored(monkeypatch, *rows) == [("green/2021-02", "a", 10, 1), ("green/2021-02", "b", 21, 2)]
+
+    def test_nothing_but_failures_holds_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.stored(monkeypatch, self.entry(1, state="failed", a={"error": "refused"})) == []
+
+
+def test_receipts_are_those_without_an_error() -> None:
+    receipts = {"taxi_to_gcs_parquet": {"sink": "gcs", "rows": 1}, "taxi_data_to_postgres": {"error": "refused"}}
+    assert ledger.receipts_of({"receipts": receipts}) == [{"sink": "gcs", "rows": 1}]
+
+
+@pytest.mark.parametrize(
+    ("changed", "gone"),
+    [
+        ({}, True),
+        ({"state": "failed"}, False),
+        ({"pipeline": "api_to_gcs"}, False),
+        ({"variables": {"color": "yellow"}}, False),
+        ({"window_start": date(2021, 1, 1)}, False),
+        ({"finished_at": datetime(2021, 4, 1, 1, tzinfo=UTC)}, False),
+    ],
+    ids=["it is done later", "it failed, too", "another pipeline", "another colour", "another window", "it was before"],
+)
+def test_a_failure_without_a_slice_is_shown_until_its_window_is_done(
+    changed: dict[str, Any], gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = {"window_start": date(2021, 2, 1), "window_end": date(2021, 3, 1)}
+    common = {"pipeline": "api_to_postgres", "variables": {"color": "green"}, **window}
+    two, three = (datetime(2021, 4, 1, hour, tzinfo=UTC) for hour in (2, 3))
+    nameless = {**common, "slice": str(ENTRY.window), "state": "failed", "finished_at": two}
+    later = {**common, "slice": "green/2021-02", "state": "done", "finished_at": three}
+    monkeypatch.setattr(ledger, "_read", lambda *_, **__: [nameless, {**later, **changed}])
+    assert (nameless not in ledger.slices(cast(Any, None))) is gone
