@@ -1,8 +1,8 @@
 """A dataset's rows as Parquet: one file, or a few for each day, in memory that doesn't grow with the rows.
 
-Rows come in any order of days. A day is written when its rows are through, sorted by its time
-column; where days come mixed, rows wait in one local file. Nothing is kept open for a day, so that a
-month with 400 wrong dates costs what one with 31 does.
+Rows come in any order of days: even a month that is almost in order has late rows at its end. They
+wait for the rest of their day in one local file; then each day is read back, sorted by its time column and
+encoded. Nothing is kept open for a day, so that a month with 400 wrong dates costs what one with 31 does.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from mage_project.lib.errors import DataError, SinkError
 FILE_ROWS = 65_536
 # how many rows may wait in memory for the rest of their day: about 20 MB of trips
 WAITING_ROWS = 131_072
-# a day that got no row for so many batches is through, most likely; rows that come later get a file of their own
-QUIET_STEPS = 2
 # BigQuery refuses a job that touches more partitions
 MOST_DAYS = 4000
 DAY_MICROSECONDS = 86_400_000_000
@@ -65,9 +63,9 @@ def encode(table: pa.Table, sort_by: str) -> pa.Buffer:
 def rows_by_day(dataset: Dataset, column: str, spill: Path) -> Generator[DayRows]:
     """Give a dataset's rows a day of the timestamp `column` at a time, whatever their order.
 
-    A day whose rows seem to be through is given at once; when the days come mixed, rows wait in the
-    file `spill`. Raises DataError when the column is no timestamp in microseconds or holds more days
-    than a table can have partitions, SinkError when the disk is full.
+    Rows wait in memory for the rest of their day, and in the file `spill` when they are too many.
+    Raises DataError when the column is no timestamp in microseconds or holds more days than a table
+    can have partitions, SinkError when the disk is full.
     """
     if column not in dataset.schema.names or dataset.schema.field(column).type != pa.timestamp("us"):
         raise DataError(
@@ -75,58 +73,44 @@ def rows_by_day(dataset: Dataset, column: str, spill: Path) -> Generator[DayRows
             f"The columns are {', '.join(dataset.schema.names)}."
         )
     waiting = _WaitingDays(dataset.schema, spill)
-    seen: set[int] = set()
     with _on_disk(dataset.slice, spill):
-        for step, batch in enumerate(dataset.batches()):
+        for batch in dataset.batches():
             for day, rows in _split(batch, column):
-                waiting.add(day, rows, step)
-                seen.add(day)
-            if len(seen) > MOST_DAYS:
+                waiting.add(day, rows)
+            if len(waiting.days) > MOST_DAYS:
                 raise DataError(
                     f"{dataset.slice}: column {column!r} holds more than {MOST_DAYS:,} different days, which is more "
                     "than one load may touch. Nothing was published. Is it the right column, are its times right?"
                 )
-            yield from waiting.ready(step)
-        yield from waiting.rest()
+        yield from waiting.by_day()
     spill.unlink(missing_ok=True)
 
 
 class _WaitingDays:
-    """Rows that wait for the rest of their day: in memory up to WAITING_ROWS, then on disk."""
+    """Rows that wait for the rest of their day: in memory up to WAITING_ROWS, then on disk, a day's together."""
 
     def __init__(self, schema: pa.Schema, spill: Path) -> None:
         self._schema, self._path = schema, spill
         self._held: dict[int, list[pa.RecordBatch]] = {}
-        self._last_step: dict[int, int] = {}
+        self._held_rows = 0
         self._writer: pa.RecordBatchFileWriter | None = None
         self._spilt: dict[int, list[int]] = {}
         self._written = 0
 
-    def add(self, day: int, rows: pa.RecordBatch, step: int) -> None:
+    @property
+    def days(self) -> set[int]:
+        """The days that rows were taken of."""
+        return {*self._held, *self._spilt}
+
+    def add(self, day: int, rows: pa.RecordBatch) -> None:
         """Take rows of one day."""
         self._held.setdefault(day, []).append(rows)
-        self._last_step[day] = step
-
-    def ready(self, step: int) -> Iterator[DayRows]:
-        """Give full files and, when too many rows wait, the days that got none lately; spill what is still too much."""
-        for day in [day for day in self._held if self._count(day) >= FILE_ROWS]:
-            *full, rest = _in_pieces(iter(self._held.pop(day)), self._schema, FILE_ROWS)
-            if len(rest) == FILE_ROWS:
-                full.append(rest)
-            else:
-                self._held[day] = rest.to_batches()
-            yield from (DayRows(_day_name(day), rows) for rows in full)
-        if self._total() <= WAITING_ROWS:
-            return
-        # rows that are on disk already belong together with the rest of their day, at the end
-        through = [day for day in self._held if day not in self._spilt and step - self._last_step[day] >= QUIET_STEPS]
-        for day in sorted(through):
-            yield DayRows(_day_name(day), pa.Table.from_batches(self._held.pop(day), self._schema))
-        if self._total() > WAITING_ROWS:
+        self._held_rows += rows.num_rows
+        if self._held_rows > WAITING_ROWS:
             self._spill()
 
-    def rest(self) -> Iterator[DayRows]:
-        """Give everything that still waits, a day at a time."""
+    def by_day(self) -> Iterator[DayRows]:
+        """Give all rows, a day at a time, in the order of days; no more are taken afterwards."""
         if self._writer is None:
             for day in sorted(self._held):
                 yield from self._files(day, iter(self._held[day]))
@@ -141,14 +125,8 @@ class _WaitingDays:
         for rows in _in_pieces(batches, self._schema, FILE_ROWS):
             yield DayRows(_day_name(day), rows)
 
-    def _total(self) -> int:
-        return sum(map(self._count, self._held))
-
-    def _count(self, day: int) -> int:
-        return sum(rows.num_rows for rows in self._held[day])
-
     def _spill(self) -> None:
-        """Write what is held to disk, each day's rows together."""
+        """Write what is held to disk, each day's rows as one batch."""
         if self._writer is None:
             self._writer = pa.ipc.new_file(str(self._path), self._schema)
         for day, held in self._held.items():
@@ -157,7 +135,7 @@ class _WaitingDays:
                 self._writer.write_batch(batch)
                 self._spilt.setdefault(day, []).append(self._written)
                 self._written += 1
-        self._held = {}
+        self._held, self._held_rows = {}, 0
 
 
 def _split(batch: pa.RecordBatch, column: str) -> Iterator[tuple[int, pa.RecordBatch]]:

@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 from mage_project.lib.dataset import Dataset, stage
 from mage_project.lib.errors import DataError, SinkError
 from mage_project.lib.sinks import parquet_files
-from mage_project.lib.sinks.parquet_files import NO_DAY, DayRows, encode, rows_by_day
+from mage_project.lib.sinks.parquet_files import NO_DAY, encode, rows_by_day
 
 PICKUP = "lpep_pickup_datetime"
 SCHEMA = pa.schema([("row", pa.int64()), (PICKUP, pa.timestamp("us"))])
 START = datetime(2021, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 FILE_ROWS, WAITING_ROWS, BATCH_ROWS = 6, 10, 4
-A_BATCH_OVER = WAITING_ROWS + BATCH_ROWS
 
 # times as a dirty month holds them: mostly of a few days, some of long ago or far ahead, some unknown
 times = st.one_of(
@@ -38,7 +37,7 @@ months = st.lists(st.lists(times, min_size=1, max_size=BATCH_ROWS), max_size=25)
 @pytest.fixture(autouse=True, scope="module")
 def few_rows() -> Iterator[None]:
     """Make files and what may wait small, so that a few rows fill them."""
-    with patch.multiple(parquet_files, FILE_ROWS=FILE_ROWS, WAITING_ROWS=WAITING_ROWS, QUIET_STEPS=2):
+    with patch.multiple(parquet_files, FILE_ROWS=FILE_ROWS, WAITING_ROWS=WAITING_ROWS):
         yield
 
 
@@ -84,17 +83,25 @@ def test_every_row_comes_out_once_under_its_own_day(batches: list[list[datetime 
 @example(days_apart(9, each=9))
 def test_few_rows_wait_in_memory_whatever_the_order(batches: list[list[datetime | None]]) -> None:
     waiting: list[int] = []
-    ready = parquet_files._WaitingDays.ready
+    add = parquet_files._WaitingDays.add
 
-    def counting(self: Any, step: int) -> Iterator[DayRows]:
-        waiting.append(self._total())
-        yield from ready(self, step)
-        assert self._total() <= WAITING_ROWS
+    def counting(self: Any, day: int, rows: pa.RecordBatch) -> None:
+        add(self, day, rows)
+        waiting.append(sum(each.num_rows for held in self._held.values() for each in held))
 
-    with TemporaryDirectory() as folder, patch.object(parquet_files._WaitingDays, "ready", counting):
+    with TemporaryDirectory() as folder, patch.object(parquet_files._WaitingDays, "add", counting):
         list(rows_by_day(staged(Path(folder), batches), PICKUP, Path(folder) / "rows.spill"))
-    assert max(waiting, default=0) <= A_BATCH_OVER
-    assert len(waiting) == len(batches)
+    assert max(waiting, default=0) <= WAITING_ROWS
+    assert len(waiting) >= len(batches)
+
+
+@given(months)
+@example(days_apart(7, each=8))
+def test_a_day_makes_no_more_files_than_its_rows_fill(batches: list[list[datetime | None]]) -> None:
+    with TemporaryDirectory() as folder:
+        found = list(rows_by_day(staged(Path(folder), batches), PICKUP, Path(folder) / "rows.spill"))
+    rows = Counter(day_of(time) for batch in batches for time in batch)
+    assert Counter(day.day for day in found) == {day: -(-count // FILE_ROWS) for day, count in rows.items()}
 
 
 @given(months)
@@ -106,33 +113,10 @@ def test_the_same_rows_give_the_same_files(batches: list[list[datetime | None]])
     assert files == same
 
 
-def test_days_that_come_one_after_the_other_need_no_disk(tmp_path: Path) -> None:
-    batches: list[list[datetime | None]] = [[START + timedelta(days=day)] * BATCH_ROWS for day in range(40)]
+def test_rows_that_fit_in_memory_need_no_disk(tmp_path: Path) -> None:
     with patch.object(parquet_files._WaitingDays, "_spill", side_effect=AssertionError("spilt")):
-        found = list(rows_by_day(staged(tmp_path, batches), PICKUP, tmp_path / "s"))
-    assert [day.day for day in found] == [day_of(batch[0]) for batch in batches]
-
-
-def test_days_in_turns_wait_on_disk_and_make_no_more_files_than_they_fill(tmp_path: Path) -> None:
-    spilt: list[int] = []
-    spill = parquet_files._WaitingDays._spill
-
-    def noting(self: Any) -> None:
-        spilt.append(self._total())
-        spill(self)
-
-    with patch.object(parquet_files._WaitingDays, "_spill", noting):
-        found = list(rows_by_day(staged(tmp_path, days_apart(7, each=8)), PICKUP, tmp_path / "s"))
-    assert len(spilt) > 1
-    assert Counter(day.day for day in found) == {day_of(START + timedelta(days=day)): 2 for day in range(7)}
-
-
-def test_rows_that_follow_others_to_the_disk_make_no_file_of_their_own(tmp_path: Path) -> None:
-    first, *later = (START + timedelta(days=day) for day in range(7))
-    in_turns: list[list[datetime | None]] = [[first, *later[:3]]] * 3
-    others: list[list[datetime | None]] = [[day] * BATCH_ROWS for day in later[3:]]
-    found = list(rows_by_day(staged(tmp_path, [*in_turns, [first] * 2, *others]), PICKUP, tmp_path / "s"))
-    assert [len(day.rows) for day in found if day.day == day_of(first)] == [5]
+        found = list(rows_by_day(staged(tmp_path, [[START], [None], [START] * BATCH_ROWS]), PICKUP, tmp_path / "s"))
+    assert [(day.day, len(day.rows)) for day in found] == [(NO_DAY, 1), (day_of(START), 5)]
 
 
 def test_a_month_with_400_wrong_dates_gives_each_its_own_day(tmp_path: Path) -> None:
