@@ -181,7 +181,7 @@ def test_the_ledger_accounts_for_every_row_and_verifies_them(clean: Home, first_
     row = ledger_of(clean)["green/2021-01"]
     assert (row["fetched"], row["kept"], row["state"]) == (GREEN_ROWS, KEPT, "done")
     assert row["fetched"] == row["kept"] + sum(row["dropped"].values())
-    assert row["receipts"]["postgres"]["rows"] == row["kept"]
+    assert [receipt["rows"] for receipt in row["stored"]] == [row["kept"]]
     assert (row["window_start"], row["window_end"]) == ("2021-01-01", "2021-02-01")
     assert row["variables"]["color"] == "green"
     verified = clean.cantrip("ledger", "--verify")
@@ -383,7 +383,7 @@ def test_a_failed_attempt_does_not_hide_what_the_slice_holds(clean: Home, first_
     unreachable = clean.with_environment(TAXI_BASE_URL="http://127.0.0.1:1", HTTP_ATTEMPTS="1")
     assert unreachable.cantrip(*JANUARY).returncode == 1
     row = ledger_of(clean)["green/2021-01"]
-    assert (row["state"], row["held"]["kept"]) == ("failed", KEPT)
+    assert (row["state"], [receipt["rows"] for receipt in row["stored"]]) == ("failed", [KEPT])
     shown = clean.cantrip("ledger").stdout
     line = next(line for line in shown.splitlines() if "green/2021-01 " in line)
     assert f"{KEPT:,}" in line and "last attempt failed" in line

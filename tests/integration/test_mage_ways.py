@@ -295,7 +295,7 @@ def test_a_reference_used_as_a_table_fails_with_the_line_to_write(misused: dict[
     assert misused["loader"]["error"] is None
     assert misused[name]["error"] is not None, misused[name]
     assert misused[name]["error"].startswith(
-        "DatasetMisuseError: green/2021-03: this is a reference to 600 staged rows"
+        "DatasetMisuseError: green/2021-03: this is a reference to 600 rows that lie elsewhere"
     )
     assert LINE in misused[name]["error"]
 

@@ -427,7 +427,8 @@ def test_the_ledgers_row_is_written_with_the_slice(trips: PostgresTable, stage: 
     )
     [row] = ledger_rows(trips.server, run_id)
     assert (row["state"], row["fetched"], row["kept"]) == ("done", 12, 12)
-    assert row["receipts"]["postgres"]["rows"] == 12
+    [receipt] = ledger.receipts_of(row)
+    assert (receipt["sink"], receipt["rows"]) == ("postgres", 12)
 
 
 @pytest.mark.parametrize("partitioned", [True, False])
@@ -582,14 +583,14 @@ def test_a_swap_that_readers_hold_up_lets_others_pass_tries_again_and_succeeds(
     trips: PostgresTable, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed_out = threading.Event()
-    is_lock_timeout = postgres._is_lock_timeout
+    is_lock_timeout = postgres.is_lock_timeout
 
     def noticed(error: Exception) -> bool:
         timed_out.set()
         return is_lock_timeout(error)
 
     monkeypatch.setattr(postgres, "SWAP_LOCK_MS", 100)
-    monkeypatch.setattr(postgres, "_is_lock_timeout", noticed)
+    monkeypatch.setattr(postgres, "is_lock_timeout", noticed)
     trips.replace(JANUARY, stage(JANUARY, 3), no_record)
     reader = psycopg2.connect(trips.server.url())
     try:

@@ -33,13 +33,14 @@ def block(path: str) -> Block:
 
 
 def run_blocks(pipeline: str, **variables: Any) -> Any:
-    """Run a pipeline's blocks one after the other, each with its inline tests; give the last one's output."""
+    """Run a pipeline's blocks in the file's order, each with its inline tests; give the last one's output."""
     spec = read_pipeline(pipeline)
-    output: list[Any] = []
+    outputs: dict[str, Any] = {}
     for each in spec.blocks:
         found = block(str(each.path.relative_to(PROJECT)))
         known = {"pipeline_uuid": pipeline, "block_uuid": each.uuid, "execution_partition": "test"}
-        output = [found.functions[0](*output, **{**spec.variables, **known, **variables})]
+        given = [outputs[name] for name in each.upstream]
+        outputs[each.uuid] = output = found.functions[0](*given, **{**spec.variables, **known, **variables})
         for test in found.tests:
-            test(*output)
-    return output[0]
+            test(output)
+    return output

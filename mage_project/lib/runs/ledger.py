@@ -32,7 +32,7 @@ from sqlalchemy import (
     text,
     true,
 )
-from sqlalchemy.dialects.postgresql import JSONB, JSONPATH, insert
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH, distinct_on, insert
 from sqlalchemy.schema import CheckConstraint, CreateSchema
 
 from mage_project.lib.errors import ReconciliationError
@@ -265,7 +265,7 @@ def _read(
         ensure_ledger(connection)
         statement = select(LEDGER).where(*conditions)
         if newest_only:
-            statement = statement.distinct(LEDGER.c.pipeline, LEDGER.c.slice).order_by(
+            statement = statement.ext(distinct_on(LEDGER.c.pipeline, LEDGER.c.slice)).order_by(
                 LEDGER.c.pipeline, LEDGER.c.slice, LEDGER.c.finished_at.desc()
             )
         rows = [dict(row._mapping) for row in connection.execute(statement)]

@@ -125,8 +125,10 @@ def _entry_of_manifest(run: RunContext, manifest: Manifest) -> ledger.Entry:
 
 
 def _entry(run: RunContext, slice: str, fetched: int, kept: int, dropped: dict[str, int], source: str) -> ledger.Entry:
+    # each execution in the notebook is an attempt of its own: a failure must not hide what an earlier one published
+    attempt = "" if run.variables.get("pipeline_run_id") else f"@{run.started_at:%Y%m%dT%H%M%S.%f}"
     return ledger.Entry(
-        run_id=run.run_id,
+        run_id=f"{run.run_id}{attempt}",
         pipeline=run.pipeline,
         window=run.window,
         variables=ledger.plain_variables(run.variables),

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from mage_project.lib.errors import DataError
 from mage_project.lib.settings import PostgresSettings, Settings
 from mage_project.lib.sinks.bigquery import BigQueryTable
 from mage_project.lib.sinks.gcs import rows_of_object
@@ -54,7 +55,10 @@ def _differs_in_gcs(settings: Settings, receipt: dict[str, Any]) -> str | None:
     google = replace(settings.require_google(), bucket=bucket)
     if not path.endswith(".json"):
         return _difference(receipt["where"], rows_of_object(google, path), receipt["rows"])
-    manifest = manifest_at(google, path, receipt["slice"])
+    try:
+        manifest = manifest_at(google, path, receipt["slice"])
+    except DataError as error:
+        return str(error)
     if manifest is None:
         return f"{receipt['where']} is gone"
     broken = broken_files(google, manifest)

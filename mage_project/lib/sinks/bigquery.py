@@ -91,7 +91,7 @@ class BigQueryTable:
                 loaded = self._load(client, staging, manifest, location, attempt)
                 committed = self._commit(client, staging, manifest, location, attempt)
             finally:
-                client.delete_table(staging, not_found_ok=True)
+                _drop(client, staging)
         return Receipt(
             "bigquery",
             self.where,
@@ -141,6 +141,8 @@ class BigQueryTable:
             source_format=bigquery.SourceFormat.PARQUET,
             write_disposition=bigquery.WriteDisposition.WRITE_EMPTY,
             hive_partitioning=layout,
+            # names with spaces stay as they are in the files
+            column_name_character_map="V2",
         )
         job_id = job_name("cantrip_load", self.table, manifest.slice, attempt)
         start = partial(
@@ -172,6 +174,14 @@ class BigQueryTable:
         return job
 
 
+def _drop(client: Any, staging: str) -> None:
+    """Remove the staging table; when that fails it expires, and whether the slice was replaced is known already."""
+    try:
+        client.delete_table(staging, not_found_ok=True)
+    except (exceptions.GoogleAPIError, RequestException) as error:
+        logger.warning("%s stays behind until it expires: %s", staging, _reason(error))
+
+
 def _once(client: Any, job_id: str, location: str | None, start: Callable[[], Any]) -> Any:
     """Start a job of this id; when it is there already (the answer to an earlier call got lost), take that one."""
     try:
@@ -197,7 +207,7 @@ def bigquery_errors(google: GoogleSettings, dataset: str, slice: str) -> Iterato
     except TransportError as error:  # the way to the server, not its answer
         raise _failed(google, dataset, slice, error) from error
     except exceptions.NotFound as error:
-        if "dataset" in str(error).lower():
+        if re.search("not found:? dataset", str(error), re.IGNORECASE):
             raise ConfigurationError(
                 f"{slice}: there is no dataset {dataset}. Create it with `bq mk --dataset {dataset.replace('.', ':')}` "
                 "(`terraform apply` does), or check GCP_PROJECT and DATASET_SUFFIX. Nothing was loaded."

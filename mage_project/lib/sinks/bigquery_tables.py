@@ -86,10 +86,21 @@ def ensure_table(
             )
     _require_ours(existing, table, found, partition)
     new = [field for field in wanted if field.name.lower() not in found]
-    if new:
-        existing.schema = [*existing.schema, *new]
-        client.update_table(existing, ["schema"])
+    _add_columns(client, table, new)
     return [field.name for field in new]
+
+
+def _add_columns(client: bigquery.Client, table: str, new: list[bigquery.SchemaField]) -> None:
+    """Add nullable columns, by SQL: two slices that each add one at a time don't undo each other's."""
+    for field in new:
+        statement = f"ALTER TABLE {quoted(table)} ADD COLUMN IF NOT EXISTS {quoted(field.name)} {field.field_type}"
+        client.query_and_wait(statement)
+    if new:
+        shown = client.get_table(table)
+        unknown = [field for field in new if field.name not in {each.name.lower() for each in shown.schema}]
+        if unknown:  # the local server's catalogue doesn't follow its tables
+            shown.schema = [*shown.schema, *unknown]
+            client.update_table(shown, ["schema"])
 
 
 def _require_ours(existing: Any, table: str, found: Mapping[str, str], partition: str) -> None:

@@ -27,10 +27,9 @@ from typing import Any
 
 import pyarrow as pa
 from google.api_core import exceptions
-from requests.exceptions import RequestException
 
 from mage_project.lib.dataset import Dataset
-from mage_project.lib.errors import CantripError, ReconciliationError
+from mage_project.lib.errors import ReconciliationError
 from mage_project.lib.manifest import Manifest, ManifestFile
 from mage_project.lib.settings import GoogleSettings
 from mage_project.lib.sinks.buckets import (
@@ -44,7 +43,7 @@ from mage_project.lib.sinks.buckets import (
     require_checksum,
 )
 from mage_project.lib.sinks.google_clients import storage_client
-from mage_project.lib.sinks.manifests import file_slug, manifest_path, publish_manifest, read_manifest
+from mage_project.lib.sinks.manifests import file_slug, manifest_path, publish_manifest, published_files
 from mage_project.lib.sinks.parquet_files import DayRows, encode, rows_by_day, write_one_file
 from mage_project.lib.sinks.receipt import Receipt
 
@@ -124,28 +123,20 @@ class GcsPartitions:
         client = storage_client(self.google)
         with bucket_errors(self.google, slice, f"writing {self.prefix}"):
             bucket = ensure_bucket(client, self.google)
-            before = read_manifest(self.google, self.prefix, slice, client)
+            generation, listed = published_files(self.google, self.prefix, slice, client)
             there = {blob.name: blob for blob in self._blobs_of(client, slice)}
-            listed = {file.path for file in before.files} if before else set()
             keep = {name: blob for name, blob in there.items() if name in listed}
-            written: list[Any] = []
-            try:
-                manifest = self._manifest(slice, dataset, self._store_all(bucket, slice, dataset, keep, written))
-                _require_rows(slice, dataset.rows, sum(file.rows for file in manifest.files), manifest.where)
-                publish_manifest(bucket, manifest, replacing=before)
-            except BaseException:
-                self._withdraw(client, slice, written)
-                raise
+            manifest = self._manifest(slice, dataset, self._store_all(bucket, slice, dataset, keep))
+            _require_rows(slice, dataset.rows, manifest.rows, manifest.where)
+            publish_manifest(bucket, manifest, replacing=generation)
             now = {file.path for file in manifest.files}
             self._remove(blob for name, blob in there.items() if name not in now)
         return Receipt(
             "gcs", manifest.where, slice, manifest.rows, manifest.size, _since(started), files=len(manifest.files)
         )
 
-    def _store_all(
-        self, bucket: Any, slice: str, dataset: Dataset, keep: dict[str, Any], written: list[Any]
-    ) -> list[ManifestFile]:
-        """Encode and upload day by day; note in `written` each object that this call wrote."""
+    def _store_all(self, bucket: Any, slice: str, dataset: Dataset, keep: dict[str, Any]) -> list[ManifestFile]:
+        """Encode and upload day by day. What a failure leaves no manifest lists; the slice's next run removes it."""
         slots = Semaphore(ENCODERS)
 
         def store(day: DayRows, part: int) -> ManifestFile:
@@ -153,7 +144,7 @@ class GcsPartitions:
                 content = encode(day.rows, self.by_day_of)
             finally:
                 slots.release()
-            return self._store(bucket, slice, self._path(slice, day.day, part, content), day, content, keep, written)
+            return self._store(bucket, slice, self._path(slice, day.day, part, content), day, content, keep)
 
         futures: list[Future[ManifestFile]] = []
         parts: Counter[str] = Counter()
@@ -185,13 +176,11 @@ class GcsPartitions:
         day: DayRows,
         content: pa.Buffer,
         keep: dict[str, Any],
-        written: list[Any],
     ) -> ManifestFile:
         crc32c = crc32c_of(content)
         # what the manifest lists already, and is whole, needn't be sent again
         if path not in keep or keep[path].crc32c != crc32c:
             blob = bucket.blob(path)
-            written.append(blob)
             blob.upload_from_string(content.to_pybytes(), content_type=PARQUET, checksum="crc32c")
             require_checksum(blob, crc32c, slice)
         return ManifestFile(path, day.day, len(day.rows), content.size, crc32c)
@@ -224,15 +213,6 @@ class GcsPartitions:
         )
         # a server that doesn't know match_glob lists the other slices as well
         return (blob for blob in listing if name.fullmatch(blob.name))
-
-    def _withdraw(self, client: Any, slice: str, mine: list[Any]) -> None:
-        """Remove what this failed call wrote, save what the slice's manifest lists by now."""
-        try:
-            now = read_manifest(self.google, self.prefix, slice, client)
-            listed = {file.path for file in now.files} if now else set()
-            self._remove(blob for blob in mine if blob.name not in listed)
-        except (CantripError, exceptions.GoogleAPIError, RequestException) as error:
-            logger.info("what %s wrote stays until its next run: %s", slice, error)
 
     def _remove(self, blobs: Any) -> None:
         """Remove objects as they were listed; one that was written anew since belongs to another run."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
 from google.api_core import exceptions
 
-from mage_project.lib.errors import SourceError, about_slice
+from mage_project.lib.errors import DataError, SourceError, about_slice
 from mage_project.lib.manifest import Manifest
 from mage_project.lib.settings import GoogleSettings
-from mage_project.lib.sinks.buckets import bucket_errors, ensure_bucket, replaced_meanwhile
+from mage_project.lib.sinks.buckets import bucket_errors, ensure_bucket, generation_of, replaced_meanwhile
 from mage_project.lib.sinks.google_clients import storage_client
+
+logger = logging.getLogger(__name__)
 
 
 def manifest_path(prefix: str, slice: str) -> str:
@@ -77,12 +80,25 @@ def broken_files(google: GoogleSettings, manifest: Manifest) -> list[str]:
     return broken
 
 
-def publish_manifest(bucket: Any, manifest: Manifest, replacing: Manifest | None) -> None:
-    """Write a manifest, on condition that the one it replaces is still there. Raises SinkError if it isn't."""
-    blob = bucket.blob(manifest.path)
-    before = (replacing.generation or 0) if replacing else 0
+def published_files(google: GoogleSettings, prefix: str, slice: str, client: Any) -> tuple[int, set[str]]:
+    """Give the generation of the slice's manifest (0: there is none) and the files that it lists.
+
+    A damaged one lists none that can be relied on; it can be replaced like any other.
+    """
+    path = manifest_path(prefix, slice)
     try:
-        blob.upload_from_string(manifest.to_json(), content_type="application/json", if_generation_match=before)
+        manifest = manifest_at(google, path, slice, client)
+    except DataError as error:
+        logger.warning("%s It is replaced.", error)
+        return generation_of(client.bucket(google.bucket), path), set()
+    return (manifest.generation or 0, {file.path for file in manifest.files}) if manifest else (0, set())
+
+
+def publish_manifest(bucket: Any, manifest: Manifest, replacing: int) -> None:
+    """Write a manifest, on condition that it replaces the generation `replacing`. Raises SinkError otherwise."""
+    blob = bucket.blob(manifest.path)
+    try:
+        blob.upload_from_string(manifest.to_json(), content_type="application/json", if_generation_match=replacing)
     except exceptions.PreconditionFailed:
         now = bucket.get_blob(manifest.path)
         if now is None or manifest.attempt not in now.download_as_text():
