@@ -6,6 +6,7 @@ blocks in the place of a dataset: addresses and counts, never rows.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -64,6 +65,12 @@ class Manifest:
     def size(self) -> int:
         """What the files take in the bucket."""
         return sum(file.bytes for file in self.files)
+
+    @property
+    def content(self) -> str:
+        """A digest of what the files hold: the same for the same rows, whenever they were written."""
+        files = sorted((file.path, file.crc32c) for file in self.files)
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
     @property
     def columns(self) -> dict[str, str]:

@@ -9,21 +9,33 @@ import pytest
 
 from mage_project.lib.dataset import Dataset
 from mage_project.lib.manifest import Manifest
-from mage_project.lib.settings import GoogleSettings
+from mage_project.lib.settings import GoogleSettings, read_services
 from mage_project.lib.sinks.bigquery import BigQueryTable
 from mage_project.lib.sinks.gcs import GcsPartitions
 from tests.support.google import manifest_of
 from tests.support.google_proxy import Proxy, proxy
-from tests.support.warehouse import google_home
+from tests.support.warehouse import Home, google_home
 
 Land = Callable[[Dataset], Manifest]
 
 
 @pytest.fixture(scope="session")
-def google() -> Iterator[GoogleSettings]:
-    """The addresses of both servers, in a home of their own."""
+def servers() -> Iterator[Home]:
+    """A home of their own, in which both servers run."""
     with google_home() as home:
-        yield home.settings.require_google()
+        yield home
+
+
+@pytest.fixture(scope="session")
+def google(servers: Home) -> GoogleSettings:
+    """The addresses of both servers."""
+    return servers.settings.require_google()
+
+
+@pytest.fixture(scope="session")
+def bucket_folder(servers: Home, google: GoogleSettings) -> Path:
+    """Where the local server keeps the bucket's objects as files."""
+    return Path(read_services(servers.folder)["gcs"]["root"]) / google.bucket
 
 
 @pytest.fixture(scope="session")

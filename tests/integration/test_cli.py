@@ -186,7 +186,7 @@ def test_the_ledger_accounts_for_every_row_and_verifies_them(clean: Home, first_
     assert row["variables"]["color"] == "green"
     verified = clean.cantrip("ledger", "--verify")
     assert (verified.returncode, verified.stderr) == (0, "")
-    assert "every slice holds the rows that the ledger says" in verified.stdout
+    assert "every sink holds what it was given" in verified.stdout
     assert "green/2021-01" in verified.stdout
 
 
@@ -227,7 +227,7 @@ def test_check_finds_the_project_well(clean: Home) -> None:
     ("arguments", "said"),
     [
         (["run", "api_to_postgre"], "Did you mean api_to_postgres?"),
-        (["run", "nothing_like_it"], "There are api_to_postgres"),
+        (["run", "nothing_like_it"], "There are api_to_gcs, api_to_postgres"),
         (["run", "api_to_postgres", "--date", "10.01.2021"], "'10.01.2021' is not a date. Write it as YYYY-MM-DD"),
         (["run", "api_to_postgres", "--date", "2021-02-30"], "'2021-02-30' is not a date"),
         (["run", "api_to_postgres", "--var", "colour=green"], "no variable 'colour'; it declares cadence, color"),

@@ -8,7 +8,7 @@ import pytest
 
 from mage_project.lib.errors import ConfigurationError, SinkError
 from mage_project.lib.settings import GoogleSettings
-from mage_project.lib.sinks.gcs import GcsObject, GcsPartitions, rows_of_object
+from mage_project.lib.sinks.gcs import GcsObject, GcsPartitions
 from mage_project.lib.sinks.manifests import broken_files, read_manifest
 from tests.support.google import (
     files_under,
@@ -151,7 +151,7 @@ def test_an_object_whose_answer_is_lost_is_not_taken_for_another_run(
     storage.lose_answer(FILE, status=status)
     assert watched_one.replace(trips_of(one.scratch, JANUARY, DAYS)).rows == 90
     assert [each.status for each in storage.asked(FILE)] == [status, 412]
-    assert rows_of_object(one.google, one.path) == 90
+    assert len(table_at(one.google, one.path)) == 90
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -1,6 +1,7 @@
 """The Cloud Storage sink against a real server: what lands, and what re-runs leave."""
 
 import io
+import os
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from mage_project.lib.settings import GoogleSettings
 from mage_project.lib.sinks import parquet_files
 from mage_project.lib.sinks.buckets import crc32c_of
-from mage_project.lib.sinks.gcs import GcsObject, GcsPartitions, rows_of_object
+from mage_project.lib.sinks.gcs import GcsObject, GcsPartitions
 from mage_project.lib.sinks.manifests import broken_files
 from tests.support.google import (
     alter_object,
@@ -52,7 +53,7 @@ def test_one_object_holds_the_rows_in_their_order_compressed_and_says_how_many(o
     assert found.metadata.row_group(0).column(0).compression == "ZSTD"
     assert (receipt.sink, receipt.where, receipt.slice) == ("gcs", f"gs://{one.google.bucket}/{one.path}", JANUARY)
     assert (receipt.rows, receipt.bytes, receipt.files) == (90, len(content), 1)
-    assert rows_of_object(one.google, one.path) == 90
+    assert len(table_at(one.google, one.path)) == 90
     assert list(tmp_path.glob("*.parquet")) == []
 
 
@@ -138,7 +139,7 @@ def test_a_rerun_with_other_rows_replaces_the_object(one: GcsObject, tmp_path: P
     other = trips_of(tmp_path, JANUARY, {"2021-01-05": 7}, first=1000)
     one.replace(other)
     assert sorted(table_at(one.google, one.path)["n"].to_pylist()) == list(range(1000, 1007))
-    assert rows_of_object(one.google, one.path) == 7
+    assert len(table_at(one.google, one.path)) == 7
 
 
 def test_a_slice_that_shrinks_keeps_no_date_of_what_it_was(parts: GcsPartitions, tmp_path: Path) -> None:
@@ -196,3 +197,18 @@ def test_files_of_one_day_with_the_same_rows_are_files_of_their_own(
     manifest = manifest_of(parts.google, parts.prefix, JANUARY)
     assert len({file.path for file in manifest.files}) == len(manifest.files) == 3
     assert rows_by_manifest(parts.google, manifest) == rows_of_dataset(trips)
+
+
+def test_a_file_of_another_size_under_its_old_checksum_is_mended_by_the_next_run(
+    parts: GcsPartitions, home: Home
+) -> None:
+    """The local server answers with the checksum of the upload, whatever lies on its disk since."""
+    trips = trips_of(parts.scratch, JANUARY, DAYS)
+    parts.replace(trips)
+    manifest = manifest_of(parts.google, parts.prefix, JANUARY)
+    os.truncate(bucket_folder / manifest.files[0].path, 500)
+    assert broken_files(parts.google, manifest) == [
+        f"{manifest.files[0].path} was altered: 500 bytes, not {manifest.files[0].bytes:,}"
+    ]
+    parts.replace(trips)
+    require_whole(parts, JANUARY, rows_of_dataset(trips))

@@ -54,17 +54,17 @@ def demo(context: click.Context, rows: int) -> int:
             console.print(f"{slice}: {name} is left out, the slice holds rows of {published[slice]}")
             continue
         table += _run_step(settings, name, variables, context.obj["debug"])
-    screen.print_table("", ["slice", "pipeline", "sink", "where", "rows", "seconds"], table, console)
-    console.print(
-        f"{len(table)} places in {time.monotonic() - started:.1f} s, Mage's import and the blocks' tests with it"
-    )
+    screen.print_table("", ["slice", "pipeline", "sink", "where", "rows", "seconds in sink"], table, console)
+    seconds = time.monotonic() - started
+    console.print(f"{len(table)} places in {seconds:.1f} s: Mage's import, loading and the blocks' tests are in it")
     console.print(
         "\nWhere to look:\n"
         "  ./cantrip ledger                  what was fetched, kept and dropped, and what each sink holds\n"
         "  ./cantrip ui                      the pipelines in Mage's notebook\n"
         "  ./cantrip status --json           the servers' addresses, for psql or any other client\n"
-        "And with the TLC's real month:\n"
-        "  ./cantrip run api_to_postgres --date 2021-01-15 --var color=green",
+        "The generated rows of 2021-01 stay until real ones are loaded in their place, sink by sink.\n"
+        "And with a real month of the TLC's, from the internet:\n"
+        "  ./cantrip run api_to_postgres --date 2021-02-15 --var color=green",
         soft_wrap=True,
     )
     return 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
 from mage_project.lib.cli import screen
+from mage_project.lib.local.sources import PREFIX
 from mage_project.lib.runs import ledger, mage
 from mage_project.lib.runs.pipelines import read_pipeline
 from mage_project.lib.settings import load_settings
@@ -42,7 +44,7 @@ def ledger_command(pipeline: str | None, verify: bool, as_json: bool) -> int:
     elif not rows:
         _say_empty(pipeline)
     else:
-        columns = ["slice", "window", "fetched", "kept", "dropped", *SINKS, "state"]
+        columns = ["slice", "window", "fetched", "kept", "dropped", *SINKS, "source", "state"]
         slices = sorted({row["slice"] for row in rows}, key=lambda slice: (_of(slice, rows)[0]["window_start"], slice))
         screen.print_table("", columns, [_line(slice, rows, stored, differences) for slice in slices])
         for row in rows:
@@ -51,7 +53,7 @@ def ledger_command(pipeline: str | None, verify: bool, as_json: bool) -> int:
         for (slice, _), difference in differences.items():
             click.echo(f"\n{slice}: {difference}")
         if verify and not differences:
-            click.echo("every slice holds the rows that the ledger says")
+            click.echo("every sink holds what it was given" if stored else "nothing is stored yet: nothing was counted")
     return 1 if differences else 0
 
 
@@ -70,14 +72,15 @@ def _line(slice: str, rows: list[Entry], stored: list[Entry], differences: dict[
     """Give one line of the table: what the slice holds in each sink, whatever became of the newest attempts."""
     attempts, held = _of(slice, rows), _of(slice, stored)
     counts: list[Any] = [None, None, None]
-    # what was fetched from the publisher is in the entries that dropped rows, or kept all: not in those of a copy
-    first = next((each for each in held if each["receipt"]["sink"] != "bigquery"), held[0] if held else None)
-    if first:
-        counts = [first["fetched"], first["kept"], sum(first["dropped"].values())]
+    # what came from the publisher: BigQuery's entries are of a copy
+    fetched = [each for each in held if each["receipt"]["sink"] != "bigquery"] or held
+    if fetched:
+        newest = max(fetched, key=lambda each: each["finished_at"])
+        dropped = ", ".join(f"{count:,} {rule}" for rule, count in newest["dropped"].items() if count)
+        counts = [newest["fetched"], newest["kept"], dropped]
     in_sinks = [_rows_in(sink, held) for sink in SINKS]
-    window = attempts[0]
-    line = [slice, f"{window['window_start']} to {window['window_end']}", *counts, *in_sinks]
-    return [*line, _state(slice, attempts, held, differences)]
+    window = f"{attempts[0]['window_start']} to {attempts[0]['window_end']}"
+    return [slice, window, *counts, *in_sinks, _origin(fetched), _state(slice, attempts, held, differences)]
 
 
 def _rows_in(sink: str, held: list[Entry]) -> int | str | None:
@@ -88,12 +91,34 @@ def _rows_in(sink: str, held: list[Entry]) -> int | str | None:
     return counts[0] if counts else None
 
 
+def _origin(fetched: list[Entry]) -> str:
+    """Name who published the rows; nobody published the demo's."""
+    origins = {
+        "generated" if f"{PREFIX}/" in source else urlsplit(source).hostname or source
+        for source in (str(each["source"]) for each in fetched)
+    }
+    return " and ".join(sorted(origins))
+
+
 def _state(slice: str, attempts: list[Entry], held: list[Entry], differences: dict[tuple[str, str], str]) -> str:
+    said = []
     if any(key[0] == slice for key in differences):
-        return "not as the ledger says"
+        said.append("not as the ledger says")
+    if len({each["receipt"]["rows"] for each in held}) > 1:
+        said.append("sinks differ")
+    elif _is_behind(held):
+        said.append("bigquery is behind gcs")
     if any(row["state"] == "failed" for row in attempts):
-        return "last attempt failed" if held else "failed"
-    return "done" if len({each["receipt"]["rows"] for each in held}) < 2 else "sinks differ"
+        said.append("last attempt failed" if held else "failed")
+    return ", ".join(said) or "done"
+
+
+def _is_behind(held: list[Entry]) -> bool:
+    """Whether BigQuery loaded other files than the manifest lists by now."""
+    contents = {each["receipt"]["where"]: each["receipt"].get("content") for each in held}
+    landed = {content for where, content in contents.items() if where.endswith(".json")}
+    loaded = {content for where, content in contents.items() if not where.startswith("gs://")} - {None}
+    return bool(landed and loaded - landed)
 
 
 def _say_empty(pipeline: str | None) -> None:

@@ -152,6 +152,7 @@ def describe(spec: PipelineSpec, window: Window, outcome: Any, rows: list[dict[s
     }
     if outcome.error is not None:
         document["error"] = str(outcome.error)
+        document["failed_block"] = outcome.failed_block
     return document
 
 
@@ -163,13 +164,15 @@ def _tell(document: dict[str, Any]) -> None:
     if rows:
         screen.print_table("", ["block", "rows in", "rows out", "seconds"], rows, console)
     for rule, count in document["dropped"].items():
-        console.print(f"dropped {count:,} by rule {rule}")
+        if count:
+            console.print(f"dropped {count:,} by rule {rule}")
     for notice in document["notices"]:
         console.print(f"notice: {notice}")
     for receipt in document["receipts"]:
         place = screen.place(receipt)
-        console.print(f"{receipt['slice']}: {receipt['rows']:,} rows in {place}, {receipt['bytes'] / 1e6:,.1f} MB")
-    console.print(f"{document['state']} in {document['seconds']:.2f} s, peak memory {document['peak_memory_mb']:,} MB")
+        console.print(f"{receipt['slice']}: {receipt['rows']:,} rows in {place}, {screen.size(receipt['bytes'])}")
+    state = f"failed in block {document['failed_block']}" if document.get("failed_block") else document["state"]
+    console.print(f"{state} in {document['seconds']:.2f} s, peak memory {document['peak_memory_mb']:,} MB")
 
 
 def _failed_slices(settings: Settings, spec: PipelineSpec, window: Window, variables: dict[str, Any]) -> list[str]:

@@ -41,9 +41,12 @@ def print_table(
 def place(receipt: dict[str, Any]) -> str:
     """Give where a receipt's rows are, as briefly as a person needs it."""
     where = str(receipt["where"])
-    if receipt["sink"] == "postgres":
-        return where.rpartition("/")[2]
-    return where.partition(".")[2] if receipt["sink"] == "bigquery" else where
+    return where.rpartition("/")[2] if receipt["sink"] == "postgres" else where
+
+
+def size(count: int) -> str:
+    """Give a number of bytes as people read it."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def people(file: Any = None) -> Console:

@@ -77,7 +77,7 @@ def ensure_bucket(settings: GoogleSettings) -> None:
             answer = session.post(url, params={"project": settings.project}, json={"name": settings.bucket}, timeout=10)
     except requests.RequestException as error:
         raise CantripError(
-            f"the Cloud Storage server {settings.storage_endpoint} can't be reached: {error}. Start it, or unset "
+            f"the Cloud Storage server {settings.storage_endpoint} can't be reached. Start it, or unset "
             "STORAGE_EMULATOR_HOST to use the one of `./cantrip up`."
         ) from error
     if not answer.ok and answer.status_code != requests.codes.conflict:  # a conflict: it is there

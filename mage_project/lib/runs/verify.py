@@ -11,7 +11,7 @@ from sqlalchemy import text
 from mage_project.lib.errors import DataError
 from mage_project.lib.settings import PostgresSettings, Settings
 from mage_project.lib.sinks.bigquery import BigQueryTable
-from mage_project.lib.sinks.gcs import rows_of_object
+from mage_project.lib.sinks.gcs import stored_object
 from mage_project.lib.sinks.manifests import broken_files, manifest_at
 from mage_project.lib.sinks.postgres_server import engine_for
 from mage_project.lib.sinks.postgres_tables import literal, quoted, run_plain
@@ -54,7 +54,11 @@ def _differs_in_gcs(settings: Settings, receipt: dict[str, Any]) -> str | None:
     bucket, _, path = receipt["where"].removeprefix("gs://").partition("/")
     google = replace(settings.require_google(), bucket=bucket)
     if not path.endswith(".json"):
-        return _difference(receipt["where"], rows_of_object(google, path), receipt["rows"])
+        found = stored_object(google, path)
+        if found is None:
+            return f"{receipt['where']} is gone"
+        same = found == (receipt["bytes"], receipt["content"])
+        return None if same else f"{receipt['where']} was altered: it is not the {receipt['bytes']:,} bytes written"
     try:
         manifest = manifest_at(google, path, receipt["slice"])
     except DataError as error:

@@ -101,6 +101,7 @@ class BigQueryTable:
             round(time.monotonic() - started, 3),
             bytes_billed=committed.total_bytes_billed,
             slot_ms=_sum_known(getattr(loaded, "slot_millis", None), committed.slot_millis),
+            content=manifest.content,
         )
 
     def count(self, slice: str) -> int | None:

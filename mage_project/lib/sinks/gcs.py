@@ -93,7 +93,8 @@ class GcsObject:
                     if blob.crc32c != expected:  # else it was our own write, whose answer got lost
                         raise replaced_meanwhile(slice, self.where) from None
                 require_checksum(blob, expected, slice)
-                return Receipt("gcs", self.where, slice, rows, file.stat().st_size, _since(started), files=1)
+                size = file.stat().st_size
+                return Receipt("gcs", self.where, slice, rows, size, _since(started), files=1, content=expected)
         finally:
             file.unlink(missing_ok=True)
 
@@ -132,7 +133,14 @@ class GcsPartitions:
             now = {file.path for file in manifest.files}
             self._remove(blob for name, blob in there.items() if name not in now)
         return Receipt(
-            "gcs", manifest.where, slice, manifest.rows, manifest.size, _since(started), files=len(manifest.files)
+            "gcs",
+            manifest.where,
+            slice,
+            manifest.rows,
+            manifest.size,
+            _since(started),
+            files=len(manifest.files),
+            content=manifest.content,
         )
 
     def _store_all(self, bucket: Any, slice: str, dataset: Dataset, keep: dict[str, Any]) -> list[ManifestFile]:
@@ -179,7 +187,8 @@ class GcsPartitions:
     ) -> ManifestFile:
         crc32c = crc32c_of(content)
         # what the manifest lists already, and is whole, needn't be sent again
-        if path not in keep or keep[path].crc32c != crc32c:
+        there = keep.get(path)
+        if there is None or (there.crc32c, there.size) != (crc32c, content.size):
             blob = bucket.blob(path)
             blob.upload_from_string(content.to_pybytes(), content_type=PARQUET, checksum="crc32c")
             require_checksum(blob, crc32c, slice)
@@ -229,11 +238,11 @@ class GcsPartitions:
             list(pool.map(remove, blobs))
 
 
-def rows_of_object(google: GoogleSettings, path: str) -> int | None:
-    """Give the rows that an object says it was written with, or None when it is gone."""
+def stored_object(google: GoogleSettings, path: str) -> tuple[int, str] | None:
+    """Give size and checksum of an object as the server has them, or None when it is gone."""
     with bucket_errors(google, path, "looking it up"):
         blob = ensure_bucket(storage_client(google), google).get_blob(path)
-        return int((blob.metadata or {}).get("rows", -1)) if blob else None
+        return (int(blob.size), str(blob.crc32c)) if blob else None
 
 
 def _require_rows(slice: str, kept: int, landed: int, where: str) -> None:

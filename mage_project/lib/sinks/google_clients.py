@@ -55,8 +55,10 @@ def _access(google: GoogleSettings, endpoint: str | None) -> dict[str, Any]:
         else:
             credentials, _ = default(scopes=SCOPES)
     except (DefaultCredentialsError, ValueError) as error:
+        key = f" in the key file {google.key_file}" if google.key_file else ""
+        reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigurationError(
-            f"there are no credentials for Google Cloud: {str(error).splitlines()[0].rstrip('.')}. Run `gcloud auth "
+            f"there are no credentials for Google Cloud{key}: {reason}. Run `gcloud auth "
             "application-default login`, give the service its own account, or name a key file in "
             "GOOGLE_SERVICE_ACC_KEY_FILEPATH."
         ) from error

@@ -75,7 +75,9 @@ def broken_files(google: GoogleSettings, manifest: Manifest) -> list[str]:
         blob = found.get(file.path)
         if blob is None:
             broken.append(f"{file.path} is missing")
-        elif blob.crc32c != file.crc32c or blob.size != file.bytes:
+        elif blob.size != file.bytes:
+            broken.append(f"{file.path} was altered: {blob.size:,} bytes, not {file.bytes:,}")
+        elif blob.crc32c != file.crc32c:
             broken.append(f"{file.path} was altered: checksum {blob.crc32c}, not {file.crc32c}")
     return broken
 

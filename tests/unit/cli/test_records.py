@@ -20,7 +20,8 @@ def attempt(pipeline: str = "api_to_postgres", slice: str = SLICE, **facts: Any)
     """Give the newest entry of a slice, as `ledger.slices` does."""
     window = {"window_start": date(2021, 1, 1), "window_end": date(2021, 2, 1)}
     counts = {"fetched": 720, "kept": 701, "dropped": {"zero_passengers": 15, "negative_fare": 4}}
-    return {"pipeline": pipeline, "slice": slice, "state": "done", "error": None, **window, **counts, **facts}
+    origin = {"source": "https://tlc.example/green_tripdata_2021-01.parquet", "finished_at": 1}
+    return {"pipeline": pipeline, "slice": slice, "state": "done", "error": None, **origin, **window, **counts, **facts}
 
 
 def failed(pipeline: str = "api_to_postgres", **facts: Any) -> dict[str, Any]:
@@ -43,7 +44,7 @@ ATTEMPTS = [attempt("api_to_gcs"), attempt("api_to_postgres"), attempt("gcs_to_b
 def line(
     rows: list[dict[str, Any]], stored: list[dict[str, Any]], differences: dict[tuple[str, str], str] | None = None
 ) -> dict[str, Any]:
-    columns = ("slice", "window", "fetched", "kept", "dropped", "postgres", "gcs", "bigquery", "state")
+    columns = ("slice", "window", "fetched", "kept", "dropped", "postgres", "gcs", "bigquery", "source", "state")
     return dict(zip(columns, _line(SLICE, rows, stored, differences or {}), strict=True))
 
 
@@ -53,22 +54,49 @@ def test_the_three_sinks_stand_side_by_side() -> None:
         "window": "2021-01-01 to 2021-02-01",
         "fetched": 720,
         "kept": 701,
-        "dropped": 19,
+        "dropped": "15 zero_passengers, 4 negative_fare",
         "postgres": 701,
         "gcs": 701,
         "bigquery": 701,
+        "source": "tlc.example",
         "state": "done",
     }
 
 
 @pytest.mark.parametrize("stored", [EVERYWHERE, EVERYWHERE[::-1]], ids=["a copy first", "a copy last"])
 def test_what_was_fetched_is_the_publishers_count_and_not_a_copys(stored: list[dict[str, Any]]) -> None:
-    assert (line(ATTEMPTS, stored)["fetched"], line(ATTEMPTS, stored)["dropped"]) == (720, 19)
+    shown = line(ATTEMPTS, stored)
+    assert (shown["fetched"], shown["dropped"]) == (720, "15 zero_passengers, 4 negative_fare")
+
+
+def test_what_was_fetched_is_what_the_newest_load_fetched() -> None:
+    older, newer = held(IN_POSTGRES), held(IN_FILES, fetched=900, finished_at=2, dropped={"zero_passengers": 0})
+    for stored in ([older, newer], [newer, older]):
+        shown = line(ATTEMPTS, stored)
+        assert (shown["fetched"], shown["dropped"]) == (900, "")
+
+
+def test_a_month_that_nobody_published_is_said_to_be_generated() -> None:
+    generated = held(IN_FILES, source="http://127.0.0.1:5000/generated/trip-data/green_tripdata_2021-01.parquet")
+    assert line(ATTEMPTS, [generated])["source"] == "generated"
+    assert line(ATTEMPTS, [generated, held(IN_POSTGRES)])["source"] == "generated and tlc.example"
+
+
+@pytest.mark.parametrize(
+    ("landed", "loaded", "state"),
+    [("a1", "a1", "done"), ("b2", "a1", "bigquery is behind gcs"), ("b2", None, "done"), (None, None, "done")],
+)
+def test_bigquery_that_loaded_other_files_than_landed_since_is_behind(
+    landed: str | None, loaded: str | None, state: str
+) -> None:
+    files, copy, one = held(IN_FILES), held(IN_BIGQUERY), held(IN_OBJECT)
+    files["receipt"]["content"], copy["receipt"]["content"], one["receipt"]["content"] = landed, loaded, "crc"
+    assert line(ATTEMPTS, [files, copy, one])["state"] == state
 
 
 def test_a_slice_that_only_the_copy_holds_shows_the_copys_counts() -> None:
     shown = line([ATTEMPTS[2]], [held(IN_BIGQUERY)])
-    assert (shown["fetched"], shown["kept"], shown["dropped"]) == (701, 701, 0)
+    assert (shown["fetched"], shown["kept"], shown["dropped"]) == (701, 701, "")
     assert (shown["postgres"], shown["gcs"], shown["bigquery"]) == (None, None, 701)
 
 
@@ -101,7 +129,7 @@ def test_places_of_one_sink_that_agree_are_one_number() -> None:
 
 def test_the_last_attempt_that_failed_leaves_what_the_slice_holds() -> None:
     shown = line([failed()], [held(IN_POSTGRES)])
-    assert (shown["fetched"], shown["kept"], shown["dropped"], shown["postgres"]) == (720, 701, 19, 701)
+    assert (shown["fetched"], shown["kept"], shown["dropped"][:2], shown["postgres"]) == (720, 701, "15", 701)
     assert shown["state"] == "last attempt failed"
 
 
@@ -109,8 +137,9 @@ def test_an_attempt_that_failed_in_one_pipeline_is_told_beside_others_that_are_d
     assert line([failed("gcs_to_bigquery"), *ATTEMPTS[:2]], EVERYWHERE)["state"] == "last attempt failed"
 
 
-def test_a_failed_attempt_matters_more_than_sinks_that_differ() -> None:
-    assert line([failed()], [held(IN_POSTGRES), held(IN_OBJECT, rows=1)])["state"] == "last attempt failed"
+def test_a_failed_attempt_does_not_hide_that_sinks_differ() -> None:
+    shown = line([failed()], [held(IN_POSTGRES), held(IN_OBJECT, rows=1)])
+    assert shown["state"] == "sinks differ, last attempt failed"
 
 
 def test_a_slice_that_never_succeeded_holds_nothing() -> None:
@@ -119,9 +148,9 @@ def test_a_slice_that_never_succeeded_holds_nothing() -> None:
     assert shown["state"] == "failed"
 
 
-def test_a_count_that_differs_from_the_ledger_matters_most() -> None:
+def test_a_count_that_differs_from_the_ledger_stands_first() -> None:
     found = {(SLICE, IN_POSTGRES): "700 rows in ny_taxi.green_cab_data, 701 in the ledger"}
-    assert line([failed()], EVERYWHERE, found)["state"] == "not as the ledger says"
+    assert line([failed()], EVERYWHERE, found)["state"] == "not as the ledger says, last attempt failed"
     assert _state("green/2021-02", [attempt()], [held(IN_POSTGRES)], found) == "done"
 
 

@@ -14,7 +14,14 @@ from tests.unit.test_manifest import MANIFEST
 
 SLICE = "green/2021-01"
 TABLE = {"sink": "postgres", "where": "db:5432/x/ny_taxi.green_cab_data", "slice": SLICE, "rows": 701}
-OBJECT = {"sink": "gcs", "where": "gs://trips/ny_taxi_data/green_2021-01.parquet", "slice": SLICE, "rows": 701}
+OBJECT = {
+    "sink": "gcs",
+    "where": "gs://trips/ny_taxi_data/green_2021-01.parquet",
+    "slice": SLICE,
+    "rows": 701,
+    "bytes": 9_000,
+    "content": "zVKPEg==",
+}
 FILES = {"sink": "gcs", "where": MANIFEST.where, "slice": SLICE, "rows": 701}
 WAREHOUSE = {"sink": "bigquery", "where": "acme.ny_taxi_dev.green_cab_data", "slice": SLICE, "rows": 701}
 ALL = [TABLE, OBJECT, FILES, WAREHOUSE]
@@ -24,7 +31,8 @@ class World:
     """What the places hold when they are counted, and what was asked of them."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, int | None] = {"postgres": 701, "object": 701, "bigquery": 701}
+        self.rows: dict[str, int | None] = {"postgres": 701, "bigquery": 701}
+        self.stored: tuple[int, str] | None = (9_000, "zVKPEg==")
         self.manifest: Manifest | None = MANIFEST
         self.broken: list[str] = []
         self.asked: list[tuple[Any, ...]] = []
@@ -36,6 +44,10 @@ class World:
 
         return counted
 
+    def stored_object(self, google: GoogleSettings, path: str) -> tuple[int, str] | None:
+        self.asked.append(("object", path))
+        return self.stored
+
     def manifest_at(self, google: GoogleSettings, path: str, slice: str) -> Manifest | None:
         self.asked.append(("manifest", path))
         return self.manifest
@@ -45,7 +57,7 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     monkeypatch.setattr(verify, "_count_in_postgres", world.count("postgres"))
-    monkeypatch.setattr(verify, "rows_of_object", world.count("object"))
+    monkeypatch.setattr(verify, "stored_object", world.stored_object)
     monkeypatch.setattr(verify, "manifest_at", world.manifest_at)
     monkeypatch.setattr(verify, "broken_files", lambda google, manifest: world.broken)
 
@@ -84,7 +96,6 @@ def test_what_is_as_the_ledger_says_is_no_difference(world: World, known: Settin
     ("place", "receipt", "named"),
     [
         ("postgres", TABLE, "ny_taxi.green_cab_data"),
-        ("object", OBJECT, "gs://trips/ny_taxi_data/green_2021-01.parquet"),
         ("bigquery", WAREHOUSE, "ny_taxi_dev.green_cab_data"),
     ],
 )
@@ -97,6 +108,15 @@ def test_other_rows_and_a_place_that_is_gone_are_said(
     assert differences(known, *ALL) == {(SLICE, receipt["where"]): f"0 rows in {named}, 701 in the ledger"}
     world.rows[place] = None
     assert differences(known, *ALL) == {(SLICE, receipt["where"]): f"{named} is gone"}
+
+
+@pytest.mark.parametrize("stored", [(8_999, "zVKPEg=="), (9_000, "another=")], ids=["its size", "its checksum"])
+def test_an_object_that_was_altered_or_is_gone_is_said(stored: tuple[int, str], world: World, known: Settings) -> None:
+    where = OBJECT["where"]
+    world.stored = stored
+    assert differences(known, OBJECT) == {(SLICE, where): f"{where} was altered: it is not the 9,000 bytes written"}
+    world.stored = None
+    assert differences(known, OBJECT) == {(SLICE, where): f"{where} is gone"}
 
 
 def test_a_manifest_that_is_gone_or_of_other_rows_is_said(world: World, known: Settings) -> None:

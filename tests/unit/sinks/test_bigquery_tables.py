@@ -156,6 +156,7 @@ class Client:
     def __init__(self, schema: dict[str, str] | None = None, partition: str | None = "pickup_date") -> None:
         self.made: list[bigquery.Table] = []
         self.updated: list[str] = []
+        self.asked: list[str] = []
         self.table: Any = None
         if schema is not None:
             fields = [bigquery.SchemaField(name, type_) for name, type_ in schema.items()]
@@ -171,6 +172,9 @@ class Client:
         assert exists_ok  # another run may make it meanwhile
         self.made.append(table)
         return table
+
+    def query_and_wait(self, statement: str) -> None:
+        self.asked.append(statement)
 
     def update_table(self, table: Any, fields: list[str]) -> None:
         assert fields == ["schema"]
@@ -205,6 +209,7 @@ def test_a_table_that_fits_stays_as_it_is(old_names: bool) -> None:
 def test_a_new_column_is_added_behind_the_others_and_told() -> None:
     client = Client(OURS)
     assert ensure(client, {**COLUMNS, "cbd_congestion_fee": "FLOAT64"}) == ["cbd_congestion_fee"]
+    assert client.asked == [f"ALTER TABLE `{TABLE}` ADD COLUMN IF NOT EXISTS `cbd_congestion_fee` FLOAT64"]
     assert client.updated == [*OURS, "cbd_congestion_fee"]
 
 

@@ -51,6 +51,7 @@ class Outcome:
     # the facts of every reference that a block handed over
     handed_over: list[dict[str, Any]] = field(default_factory=list)
     error: Exception | None = None
+    failed_block: str | None = None
 
 
 def prepare(settings: Settings) -> None:
@@ -106,7 +107,7 @@ def run_pipeline(
             try:
                 outputs[block_uuid] = _execute(pipeline, run, block_run, global_vars)
             except Exception as error:  # noqa: BLE001 - a block may raise anything; the outcome carries it
-                outcome.error = error
+                outcome.error, outcome.failed_block = error, block_uuid
                 on_block(block_uuid, "failed")
                 with _if_mage_can():
                     block_run.update(status=BlockRun.BlockRunStatus.FAILED, completed_at=datetime.now(UTC))
