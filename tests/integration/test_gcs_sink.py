@@ -200,7 +200,7 @@ def test_files_of_one_day_with_the_same_rows_are_files_of_their_own(
 
 
 def test_a_file_of_another_size_under_its_old_checksum_is_mended_by_the_next_run(
-    parts: GcsPartitions, home: Home
+    parts: GcsPartitions, bucket_folder: Path
 ) -> None:
     """The local server answers with the checksum of the upload, whatever lies on its disk since."""
     trips = trips_of(parts.scratch, JANUARY, DAYS)
