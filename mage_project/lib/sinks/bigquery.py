@@ -38,7 +38,7 @@ from mage_project.lib.sinks.bigquery_tables import (
     replace_statements,
     require_free_names,
 )
-from mage_project.lib.sinks.google_clients import bigquery_client
+from mage_project.lib.sinks.google_clients import bigquery_client, reason_of
 from mage_project.lib.sinks.receipt import Receipt
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def _drop(client: Any, staging: str) -> None:
     try:
         client.delete_table(staging, not_found_ok=True)
     except (exceptions.GoogleAPIError, RequestException) as error:
-        logger.warning("%s stays behind until it expires: %s", staging, _reason(error))
+        logger.warning("%s stays behind until it expires: %s", staging, reason_of(error))
 
 
 def _once(client: Any, job_id: str, location: str | None, start: Callable[[], Any]) -> Any:
@@ -216,7 +216,7 @@ def bigquery_errors(google: GoogleSettings, dataset: str, slice: str) -> Iterato
         raise _failed(google, dataset, slice, error) from error
     except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
         raise ConfigurationError(
-            f"{slice}: BigQuery refuses the work on {dataset}: {_reason(error)}. The account needs the roles "
+            f"{slice}: BigQuery refuses the work on {dataset}: {reason_of(error)}. The account needs the roles "
             "bigquery.dataEditor on the dataset, bigquery.jobUser on the project and storage.objectViewer on the "
             "bucket. Nothing was loaded."
         ) from error
@@ -235,11 +235,6 @@ def _failed(google: GoogleSettings, dataset: str, slice: str, error: Exception) 
     else:
         remedy = "Is it running? `./cantrip up` starts it." if google.bigquery_endpoint else "Run it again later."
     return SinkError(
-        f"{slice}: BigQuery could not load it into {dataset}: {_reason(error)}. The slice holds what it held before. "
+        f"{slice}: BigQuery could not load it into {dataset}: {reason_of(error)}. The slice holds what it held before. "
         f"{remedy}"
     )
-
-
-def _reason(error: Exception) -> str:
-    text = str(getattr(error, "message", None) or error)
-    return " ".join(text.split())[:300].rstrip(".")

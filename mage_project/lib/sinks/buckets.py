@@ -14,6 +14,7 @@ from requests.exceptions import RequestException
 
 from mage_project.lib.errors import ConfigurationError, SinkError
 from mage_project.lib.settings import GoogleSettings
+from mage_project.lib.sinks.google_clients import reason_of
 
 if TYPE_CHECKING:
     from google.cloud import storage  # type: ignore[attr-defined]
@@ -85,8 +86,8 @@ def bucket_errors(google: GoogleSettings, slice: str, doing: str) -> Iterator[No
         raise _failed(google, slice, doing, error) from error
     except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
         raise ConfigurationError(
-            f"{slice}: {doing}: {where} refuses: {_reason(error)}. Give the account the role: `gcloud storage buckets "
-            f"add-iam-policy-binding {where} --member=… --role=roles/storage.objectAdmin`. Nothing was published."
+            f"{slice}: {doing}: {where} refuses: {reason_of(error)}. Give the account the role: `gcloud storage "
+            f"buckets add-iam-policy-binding {where} --member=… --role=roles/storage.objectAdmin`. Nothing was published."
         ) from error
     except (exceptions.GoogleAPIError, RequestException, OSError) as error:
         raise _failed(google, slice, doing, error) from error
@@ -95,11 +96,6 @@ def bucket_errors(google: GoogleSettings, slice: str, doing: str) -> Iterator[No
 def _failed(google: GoogleSettings, slice: str, doing: str, error: Exception) -> SinkError:
     remedy = "Is it running? `./cantrip up` starts it." if google.storage_endpoint else "Run it again later."
     return SinkError(
-        f"{slice}: {doing}: gs://{google.bucket} failed: {_reason(error)}. "
+        f"{slice}: {doing}: gs://{google.bucket} failed: {reason_of(error)}. "
         f"The slice holds what it held before. {remedy}"
     )
-
-
-def _reason(error: Exception) -> str:
-    text = str(getattr(error, "message", None) or error)
-    return " ".join(text.split())[:300].rstrip(".")

@@ -40,6 +40,12 @@ def bigquery_client(google: GoogleSettings) -> bigquery.Client:
     return bigquery.Client(project=google.project, **_access(google, google.bigquery_endpoint))
 
 
+def reason_of(error: Exception) -> str:
+    """Give the server's own words in one line."""
+    text = str(getattr(error, "message", None) or error)
+    return " ".join(text.split())[:300].rstrip(".")
+
+
 def _access(google: GoogleSettings, endpoint: str | None) -> dict[str, Any]:
     from google.auth import default
     from google.auth.credentials import AnonymousCredentials

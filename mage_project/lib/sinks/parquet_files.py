@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from mage_project.lib.dataset import Dataset
 from mage_project.lib.errors import DataError, SinkError
 
-# one row group, and the most rows of a day's file: about 10 MB of trips in memory, 1.5 MB stored
-FILE_ROWS = 65_536
+# one row group, and the most rows of a day's file: about 7 MB of trips in memory, 1 MB stored
+FILE_ROWS = 49_152
 # how many rows may wait in memory for the rest of their day: about 20 MB of trips
 WAITING_ROWS = 131_072
 # BigQuery refuses a job that touches more partitions
