@@ -87,7 +87,8 @@ def bucket_errors(google: GoogleSettings, slice: str, doing: str) -> Iterator[No
     except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
         raise ConfigurationError(
             f"{slice}: {doing}: {where} refuses: {reason_of(error)}. Give the account the role: `gcloud storage "
-            f"buckets add-iam-policy-binding {where} --member=… --role=roles/storage.objectAdmin`. Nothing was published."
+            f"buckets add-iam-policy-binding {where} --member=… --role=roles/storage.objectAdmin`. "
+            "Nothing was published."
         ) from error
     except (exceptions.GoogleAPIError, RequestException, OSError) as error:
         raise _failed(google, slice, doing, error) from error
