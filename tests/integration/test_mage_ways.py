@@ -41,7 +41,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def home(source: Server) -> Iterator[Home]:
-    with running_home(TAXI_BASE_URL=source.url, HTTP_ATTEMPTS="1", SCHEDULER_TRIGGER_INTERVAL="1") as home:
+    with running_home(
+        with_google=True, TAXI_BASE_URL=source.url, HTTP_ATTEMPTS="1", SCHEDULER_TRIGGER_INTERVAL="1"
+    ) as home:
         yield home
 
 
@@ -80,6 +82,11 @@ def scheduled(home: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     runs = {
         "by its date": {"execution_date": "2021-03-15T07:00:00+00:00", "variables": {"color": "green"}},
         "by its window": {
+            "execution_date": "2021-06-01T00:00:00+00:00",
+            "variables": {"color": "green", "window": "2021-02-01/2021-03-01"},
+        },
+        "to the bucket": {
+            "pipeline": "api_to_gcs",
             "execution_date": "2021-06-01T00:00:00+00:00",
             "variables": {"color": "green", "window": "2021-02-01/2021-03-01"},
         },
@@ -125,13 +132,21 @@ def test_a_failed_inline_test_stops_a_scheduled_run_before_it_writes(home: Home,
 
 
 def test_scheduled_runs_stand_in_the_ledger_and_among_the_runs(home: Home, scheduled: dict[str, str]) -> None:
-    ledger = {row["slice"]: row for row in home.cantrip_json("ledger")}
+    ledger = {row["slice"]: row for row in home.cantrip_json("ledger", "--pipeline", "api_to_postgres")}
     for month in ("2021-01", "2021-02"):
         row = ledger[f"green/{month}"]
         assert (row["state"], row["kept"], row["window_start"]) == ("done", kept(month), f"{month}-01")
         assert row["variables"]["color"] == "green"
     assert set(scheduled) <= {row["trigger"] for row in home.cantrip_json("runs")}
     assert home.cantrip("ledger", "--verify").returncode == 0
+
+
+def test_two_exporters_side_by_side_stand_in_one_row_of_the_ledger(home: Home, scheduled: dict[str, str]) -> None:
+    assert scheduled["to the bucket"] == "COMPLETED"
+    (row,) = home.cantrip_json("ledger", "--pipeline", "api_to_gcs")
+    assert (row["slice"], row["state"], row["kept"]) == ("green/2021-02", "done", kept("2021-02"))
+    assert sorted(row["receipts"]) == ["taxi_to_gcs_parquet", "taxi_to_gcs_partitioned_parquet"]
+    assert {receipt["rows"] for receipt in row["stored"]} == {kept("2021-02")}
 
 
 def test_the_command_line_replaces_what_the_scheduler_loaded(home: Home, scheduled: dict[str, str]) -> None:

@@ -45,15 +45,16 @@ def run_scheduler_with(runs: dict[str, dict[str, Any]]) -> None:
     from mage_ai.server.scheduler_manager import run_scheduler
 
     for name, facts in runs.items():
+        pipeline = facts.get("pipeline", "api_to_postgres")
         trigger = PipelineSchedule.create(
             name=name,
-            pipeline_uuid="api_to_postgres",
+            pipeline_uuid=pipeline,
             repo_path=str(PROJECT),
             schedule_type=ScheduleType.API,
             status=ScheduleStatus.ACTIVE,
         )
         PipelineRun.create(
-            pipeline_uuid="api_to_postgres",
+            pipeline_uuid=pipeline,
             pipeline_schedule_id=trigger.id,
             execution_date=datetime.fromisoformat(facts["execution_date"]),
             variables=facts["variables"],
