@@ -122,7 +122,7 @@ def test_the_command_line_brings_the_same_rows_to_all_sinks_and_the_ledger_shows
     shown = home.cantrip("ledger", "--verify")
     assert shown.returncode == 0
     [line] = [line for line in shown.stdout.splitlines() if SLICE in line]
-    assert line.split()[-4:] == [*[str(month.total())] * 3, "done"]
+    assert line.split()[-5:] == [*[str(month.total())] * 3, "127.0.0.1", "done"]
 
 
 def test_columns_have_their_standard_names_in_bigquery_and_the_publishers_in_the_files(
