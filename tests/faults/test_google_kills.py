@@ -7,26 +7,24 @@ request that a proxy keeps waiting, or a statement that waits for a lock: never 
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from mage_project.lib.runs import ledger
 from mage_project.lib.runs.verify import differences
 from mage_project.lib.settings import GoogleSettings
 from mage_project.lib.sinks.manifests import broken_files
-from tests.support.blocks import run_blocks
 from tests.support.faulty_server import Server, serve
 from tests.support.google import (
     Rows,
     counted,
     files_under,
+    kept,
     manifest_of,
     objects_under,
     rows_by_manifest,
     rows_in_bigquery,
+    run_here,
     table_at,
     tables_in,
     through,
@@ -92,11 +90,6 @@ class Versions:
         assert not self.old & self.new
 
 
-def kept(table: pa.Table) -> Rows:
-    """Give the rows that are to arrive: those not known to be without passengers."""
-    return counted(table.filter(pc.fill_null(pc.not_equal(table["passenger_count"], 0), True)))
-
-
 @pytest.fixture(scope="module")
 def all_versions(home: Home, publisher: Server) -> Versions:
     """Both sinks hold the first version."""
@@ -112,11 +105,6 @@ def versions(all_versions: Versions) -> Versions:
     """What the sinks hold is the old version: the publisher has a new one."""
     all_versions.publish()
     return all_versions
-
-
-def run_here(pipeline: str) -> Any:
-    """Run a pipeline's blocks for the month in this process."""
-    return run_blocks(pipeline, color="green", window="2021-01-01/2021-02-01")
 
 
 def kill(run: subprocess.Popen[str]) -> None:

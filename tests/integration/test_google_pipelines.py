@@ -4,8 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from mage_project.lib.errors import ConfigurationError, DataError, SourceError
@@ -24,11 +22,13 @@ from tests.support.google import (
     counted,
     delete_objects,
     files_under,
+    kept,
     manifest_of,
     put_object,
     rows_by_manifest,
     rows_in_bigquery,
     rows_in_postgres,
+    run_here,
     table_at,
     tables_in,
     through,
@@ -81,15 +81,6 @@ def month(publisher: Server) -> Rows:
     """Publish January, and give the rows that are to arrive."""
     write_month(publisher.folder)
     return kept(month_table())
-
-
-def kept(table: pa.Table) -> Rows:
-    return counted(table.filter(pc.fill_null(pc.not_equal(table["passenger_count"], 0), True)))
-
-
-def run_here(pipeline: str) -> Any:
-    """Run a pipeline's blocks for January in this process."""
-    return run_blocks(pipeline, color="green", window="2021-01-01/2021-02-01")
 
 
 def in_bigquery(google: GoogleSettings) -> Rows:

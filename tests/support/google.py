@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mage_project.lib.dataset import Dataset
@@ -19,6 +20,7 @@ from mage_project.lib.settings import GoogleSettings, PostgresSettings
 from mage_project.lib.sinks.gcs import GcsPartitions
 from mage_project.lib.sinks.google_clients import bigquery_client, storage_client
 from mage_project.lib.sinks.manifests import broken_files, read_manifest
+from tests.support.blocks import run_blocks
 from tests.support.google_proxy import Proxy
 from tests.support.warehouse import Home, dataset_of, query
 
@@ -35,6 +37,16 @@ def trips_of(folder: Path, slice: str, days: dict[str, int], first: int = 0, **m
     pickups = pa.array([times[i] for i in order], pa.timestamp("us"))
     columns = {"n": numbers, "pickup": pickups, **{name: pa.array([value] * count) for name, value in more.items()}}
     return dataset_of(folder, slice, columns, batch_rows=50)
+
+
+def kept(month: pa.Table) -> Rows:
+    """Give the rows of a month that are to arrive: those not known to be without passengers."""
+    return counted(month.filter(pc.fill_null(pc.not_equal(month["passenger_count"], 0), True)))
+
+
+def run_here(pipeline: str) -> Any:
+    """Run a pipeline's blocks for green January in this process."""
+    return run_blocks(pipeline, color="green", window="2021-01-01/2021-02-01")
 
 
 def through(home: Home, storage: Proxy | None = None, bigquery: Proxy | None = None) -> Home:

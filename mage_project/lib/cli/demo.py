@@ -88,8 +88,6 @@ def _published_slices(settings: Settings) -> dict[str, str]:
     """Give the slices that hold published rows, and their source: generated ones never take their place."""
     rows = ledger.stored(settings.require_postgres())
     sources_of = [(row["slice"], str(row["source"])) for row in rows]
-    return {slice: source for slice, source in sources_of if source.startswith("http") and not _is_generated(source)}
-
-
-def _is_generated(source: str) -> bool:
-    return f"{sources.PREFIX}/" in source
+    return {
+        slice: source for slice, source in sources_of if source.startswith("http") and not sources.is_generated(source)
+    }

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import click
 
 from mage_project.lib.cli import screen
-from mage_project.lib.local.sources import PREFIX
+from mage_project.lib.local.sources import is_generated
 from mage_project.lib.runs import ledger, mage
 from mage_project.lib.runs.pipelines import read_pipeline
 from mage_project.lib.settings import load_settings
@@ -94,7 +94,7 @@ def _rows_in(sink: str, held: list[Entry]) -> int | str | None:
 def _origin(fetched: list[Entry]) -> str:
     """Name who published the rows; nobody published the demo's."""
     origins = {
-        "generated" if f"{PREFIX}/" in source else urlsplit(source).hostname or source
+        "generated" if is_generated(source) else urlsplit(source).hostname or source
         for source in (str(each["source"]) for each in fetched)
     }
     return " and ".join(sorted(origins))

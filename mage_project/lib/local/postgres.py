@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from mage_project.lib.errors import CantripError, ConfigurationError
-from mage_project.lib.local.state import free_port, port_is_free, write_service
+from mage_project.lib.local.state import keep_port, port_is_free, write_service
 from mage_project.lib.settings import Settings, read_services
 
 logger = logging.getLogger(__name__)
@@ -195,14 +195,7 @@ def _port(settings: Settings, kept: int | None) -> int:
             "Unset POSTGRES_PORT to have a free one chosen, set POSTGRES_HOST to use the server that is there, "
             "or choose another port."
         )
-    if wanted:
-        return wanted
-    if kept and port_is_free(kept):
-        return kept
-    chosen = free_port()
-    if kept:
-        logger.warning("port %s is in use by another program; PostgreSQL now listens on %s", kept, chosen)
-    return chosen
+    return wanted or keep_port(kept, "PostgreSQL")
 
 
 def _start_server(place: _Place, port: int) -> None:

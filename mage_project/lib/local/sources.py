@@ -144,6 +144,11 @@ def start(folder: Path, rows: int, seed: int, home: Path, port: int | None = Non
     return {"host": HOST, "port": port, "pid": pid, **urls, "rows": rows}
 
 
+def is_generated(url: str) -> bool:
+    """Whether a file came from such a source, so that nobody published it."""
+    return f"{PREFIX}/" in url
+
+
 def stop(service: dict[str, Any]) -> None:
     """End the process that `start` described, and wait for its end; nothing if it is gone already."""
     if process := _process_of(service):

@@ -88,7 +88,7 @@ class BigQueryTable:
             attempt = uuid.uuid4().hex[:12]
             staging = f"{self.dataset_id}.{stem}_{attempt}"
             try:
-                loaded = self._load(client, staging, manifest, location, attempt)
+                self._load(client, staging, manifest, location, attempt)
                 committed = self._commit(client, staging, manifest, location, attempt)
             finally:
                 _drop(client, staging)
@@ -100,7 +100,7 @@ class BigQueryTable:
             manifest.size,
             round(time.monotonic() - started, 3),
             bytes_billed=committed.total_bytes_billed,
-            slot_ms=_sum_known(getattr(loaded, "slot_millis", None), committed.slot_millis),
+            slot_ms=committed.slot_millis,
             content=manifest.content,
         )
 
@@ -127,7 +127,7 @@ class BigQueryTable:
             if re.fullmatch(rf"{re.escape(prefix)}[0-9a-f]{{12}}", table.table_id):
                 client.delete_table(table.reference, not_found_ok=True)
 
-    def _load(self, client: Any, staging: str, manifest: Manifest, location: str | None, attempt: str) -> Any:
+    def _load(self, client: Any, staging: str, manifest: Manifest, location: str | None, attempt: str) -> None:
         """Let BigQuery read the manifest's files into the staging table."""
         from google.cloud import bigquery
 
@@ -156,7 +156,6 @@ class BigQueryTable:
                 f"{manifest.slice}: {manifest.where} lists {manifest.rows:,} rows, but BigQuery read "
                 f"{job.output_rows:,}. Nothing was published; run api_to_gcs again, and report this if it stays."
             )
-        return job
 
     def _commit(self, client: Any, staging: str, manifest: Manifest, location: str | None, attempt: str) -> Any:
         """Run the script; again when another worker's transaction on the table was first."""
@@ -193,11 +192,6 @@ def _once(client: Any, job_id: str, location: str | None, start: Callable[[], An
 
 def _is_conflict(error: Exception) -> bool:
     return isinstance(error, exceptions.GoogleAPIError) and bool(_CONFLICT.search(str(error)))
-
-
-def _sum_known(*values: Any) -> int | None:
-    known = [int(value) for value in values if value is not None]
-    return sum(known) if known else None
 
 
 @contextmanager
